@@ -1,0 +1,5 @@
+"""`python -m appliance.cli` is x0t."""
+
+from appliance.cli.main import main
+
+main()

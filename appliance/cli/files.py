@@ -1,0 +1,21 @@
+"""Files that commands write for people to carry: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from appliance.core.errors import error
+
+
+def write_file(target: Path, data: bytes) -> None:
+    """Write through a temporary file in the same directory and rename it, durably. Raises `control.file`."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".x0t-", delete=False) as part:
+            part.write(data)
+            part.flush()
+            os.fsync(part.fileno())
+        Path(part.name).replace(target)
+    except OSError as err:
+        raise error("control.file", path=str(target), reason=err.strerror or str(err)) from err

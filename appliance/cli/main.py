@@ -1,0 +1,100 @@
+"""x0t: the root of the command tree. Nouns are loaded when they are used, so that --help answers at once.
+
+Exit codes: 0 done, 1 unexpected, 2 wrong input, 3 not allowed, 4 not possible in this state, 5 not available (try
+later), 6 integrity (stop). An error is one message and one hint, never a traceback; X0T_DEBUG=1 shows it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from appliance.cli.problem import RemoteError
+from appliance.core import paths
+from appliance.core.errors import X0tError
+
+NOUNS = {  # noun: (module, what it says of itself)
+    "author": ("author", "Decide on authors whose log forked."),
+    "key": ("key", "This node's identity."),
+    "link": ("link", "Links to peers; cut the node off and join it again."),
+    "mesh": ("mesh", "Create, join and show the mesh."),
+    "replica": ("replica", "The log, the read model, and what is in them."),
+    "role": ("role", "Who may do what: grants and revocations."),
+    "tag": ("tag", "Tags of nodes."),
+}
+UNEXPECTED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class _Nouns(click.Group):
+    """A group whose commands live in modules of their own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(NOUNS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in NOUNS:
+            return None
+        command = getattr(importlib.import_module(f"appliance.cli.{NOUNS[cmd_name][0]}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(noun, text) for noun, (_, text) in sorted(NOUNS.items())])
+
+
+@click.group(
+    cls=_Nouns,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 done, 1 unexpected, 2 wrong input, 3 not allowed, 4 not in this state, 5 try later, "
+    "6 integrity. Example: x0t replica status",
+)
+@click.option("--socket", "socket_path", envvar="X0T_SOCKET", metavar="PATH", help="Control socket of the daemon.")
+@click.version_option(package_name="x0tta6bl4", prog_name="x0t")
+@click.pass_context
+def cli(ctx: click.Context, socket_path: str | None) -> None:
+    """Control the x0tta6bl4 daemon of this machine."""
+    ctx.obj = socket_path or paths.control_socket(os.environ, os.geteuid())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    try:
+        code = run(arguments)
+    except Exception as err:  # noqa: BLE001 - the last line of the command: say it in one line
+        if os.environ.get("X0T_DEBUG"):
+            raise
+        say(f"x0t: unexpected: {type(err).__name__}: {err}", "Run it again with X0T_DEBUG=1 and report the traceback.")
+        code = UNEXPECTED
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code and raises only what nobody foresaw."""
+    try:
+        result = cli.main(args=arguments, prog_name="x0t", standalone_mode=False)
+    except (X0tError, RemoteError) as err:
+        if os.environ.get("X0T_DEBUG"):
+            raise
+        say(f"x0t: {err}", err.hint)
+        return err.exit_code
+    except click.ClickException as err:
+        err.show()
+        return err.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say("x0t: stopped.", "")
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - or the interpreter flushes into the pipe again
+        return UNEXPECTED
+    return result if isinstance(result, int) else 0
+
+
+def say(message: str, hint: str) -> None:
+    """An error on standard error."""
+    sys.stderr.write(message + "\n" + (f"  {hint}\n" if hint else ""))

@@ -1,0 +1,586 @@
+"""Five families of error and the one table of all keys; docs/reference/errors.md is made from it.
+
+A family exists because a caller decides differently: Input (you), Denied (not you), State (not now),
+Unavailable (try later), Integrity (stop). A key is stable for ever; its message and hint may be reworded.
+An error renders as a problem of RFC 9457. This module never logs and never decides what to do next.
+
+Longer than other modules because the table must be one: its rows are data, three lines each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+_DETAIL_CHARS: Final = 256  # of one value: details may come from a peer
+
+
+class X0tError(Exception):
+    """Base of the families; raise through `error()`, catch by family or compare `key`."""
+
+    title: ClassVar[str] = "Error"
+    family_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, key: str, detail: Mapping[str, str]) -> None:
+        spec = ERRORS[key]
+        self.key: Final = key
+        self.detail: Final[Mapping[str, str]] = detail
+        self.message: Final = spec.message.format_map(_Known(detail))
+        self.hint: Final = spec.hint.format_map(_Known(detail))
+        self.status: Final = spec.status
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.key}]"
+
+    def problem(self) -> dict[str, str | int | dict[str, str]]:
+        """The members of an application/problem+json body; `key`, `hint` and `params` are extensions."""
+        return {
+            "type": f"urn:x0t:error:{self.key}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.message,
+            "key": self.key,
+            "hint": self.hint,
+            "params": dict(self.detail),
+        }
+
+
+class InputError(X0tError):
+    """What was given is wrong: change it."""
+
+    title = "The input is not valid"
+    family_status = 400
+    exit_code = 2
+
+
+class DeniedError(X0tError):
+    """It is not yours to do: somebody else must, or must let you."""
+
+    title = "Not allowed"
+    family_status = 403
+    exit_code = 3
+
+
+class StateError(X0tError):
+    """It cannot be done now: the state must change first."""
+
+    title = "Not possible in this state"
+    family_status = 409
+    exit_code = 4
+
+
+class UnavailableError(X0tError):
+    """Something needed is away or busy: try later."""
+
+    title = "Not available"
+    family_status = 503
+    exit_code = 5
+
+
+class IntegrityError(X0tError):
+    """Something is forged or damaged: stop and do not trust it."""
+
+    title = "Integrity check failed"
+    family_status = 500
+    exit_code = 6
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSpec:
+    """A row of the table; `http` overrides the status of the family where HTTP has a better one."""
+
+    family: type[X0tError]
+    message: str
+    hint: str
+    http: int | None = None
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the error."""
+        return self.http or self.family.family_status
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of `x0t` for the error."""
+        return self.family.exit_code
+
+
+def error(key: str, /, **detail: object) -> X0tError:
+    """The error for *key*, of the right family; KeyError for an unknown key, which is a programming error.
+
+    Details are kept as printable text of at most 256 characters each (bytes as hex); a placeholder
+    without a detail reads `?`.
+    """
+    return ERRORS[key].family(key, {name: _printable(value) for name, value in detail.items()})
+
+
+class _Known(dict[str, str]):
+    """Details for a message; raising an error must not fail on a missing one."""
+
+    def __missing__(self, name: str) -> str:
+        return "?"
+
+
+def _printable(value: object) -> str:
+    text = value[: _DETAIL_CHARS // 2].hex() if isinstance(value, bytes) else str(value)[:_DETAIL_CHARS]
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+_Input, _Denied, _State = InputError, DeniedError, StateError
+_Unavailable, _Integrity = UnavailableError, IntegrityError
+
+# fmt: off
+ERRORS: Final[dict[str, ErrorSpec]] = {
+    # ---- batch: one signed batch, from us or from a peer
+    "batch.author": ErrorSpec(_Denied,
+        "Author {author} holds no grant that lets it write to this mesh.",
+        "Ask an owner to grant it a role, or check that the node belongs to this mesh."),
+    "batch.chain": ErrorSpec(_Integrity,
+        "Batch {batch} does not follow the author's previous batch.",
+        "The author's log is forked or damaged: compare it on two nodes with `x0t replica log`.", 422),
+    "batch.channel": ErrorSpec(_Input,
+        "Batch {batch} names the channel {channel}, which does not exist here.",
+        "Update this node if the channel is new; otherwise correct the sender."),
+    "batch.clock_ahead": ErrorSpec(_State,
+        "Batch {batch} is {ahead} ahead of this node's clock.",
+        "Correct the clock of the author or of this node; the batch is accepted once time has caught up."),
+    "batch.clock_behind": ErrorSpec(_Input,
+        "Batch {batch} is not later than the batches that it follows.",
+        "The author's software is at fault: its clock must move past everything that it has seen."),
+    "batch.duplicate_entry": ErrorSpec(_Input,
+        "Batch {batch} holds the same entry twice.",
+        "Write the entry once."),
+    "batch.malformed": ErrorSpec(_Input,
+        "The batch is not well formed: {reason}.",
+        "The sender's software is at fault or newer than ours: compare versions."),
+    "batch.mesh": ErrorSpec(_Denied,
+        "Batch {batch} belongs to another mesh.",
+        "Check which mesh the sender was enrolled in."),
+    "batch.parents": ErrorSpec(_Input,
+        "Batch {batch} lists parents that are not sorted, not unique or too many.",
+        "The author's software is at fault: compare versions."),
+    "batch.quota": ErrorSpec(_Denied,
+        "Author {author} has written all the batches that an epoch allows.",
+        "An owner can write a checkpoint, which begins a new epoch."),
+    "batch.seq": ErrorSpec(_Input,
+        "Batch {batch} has the number {seq}, which does not follow its predecessor.",
+        "The author's software is at fault, or batches before it were lost: ask for them again."),
+    "batch.signature": ErrorSpec(_Integrity,
+        "Batch {batch} does not carry a valid signature of its author.",
+        "Do not trust the sender's copy; fetch the batch from another peer.", 422),
+    "batch.size": ErrorSpec(_Input,
+        "The batch is larger than allowed: {size} of at most {limit} {unit}.",
+        "Split it into several batches."),
+
+    # ---- cbor: deterministic CBOR, RFC 8949 section 4.2.1
+    "cbor.depth": ErrorSpec(_Input,
+        "The value is nested deeper than {limit} levels.",
+        "Flatten it."),
+    "cbor.duplicate_key": ErrorSpec(_Input,
+        "A map holds the same key twice (offset {offset}).",
+        "The sender must use deterministic CBOR."),
+    "cbor.float": ErrorSpec(_Input,
+        "The value holds a floating-point number (offset {offset}).",
+        "Use an integer in a smaller unit."),
+    "cbor.indefinite": ErrorSpec(_Input,
+        "The value uses an indefinite length (offset {offset}).",
+        "The sender must use deterministic CBOR."),
+    "cbor.integer": ErrorSpec(_Input,
+        "The integer does not fit 64 bits and a sign.",
+        "Use a byte string for larger numbers."),
+    "cbor.items": ErrorSpec(_Input,
+        "The value holds more than {limit} items.",
+        "Split it."),
+    "cbor.key_order": ErrorSpec(_Input,
+        "The keys of a map are not in order (offset {offset}).",
+        "The sender must use deterministic CBOR."),
+    "cbor.key_type": ErrorSpec(_Input,
+        "A key of a map is neither an integer nor text nor bytes.",
+        "Use one of these."),
+    "cbor.not_shortest": ErrorSpec(_Input,
+        "A number or length is not written in its shortest form (offset {offset}).",
+        "The sender must use deterministic CBOR."),
+    "cbor.reserved": ErrorSpec(_Input,
+        "The value uses an encoding that is reserved or not used here (offset {offset}).",
+        "The sender must use deterministic CBOR without simple values other than false, true and null."),
+    "cbor.size": ErrorSpec(_Input,
+        "The encoded value is {size} bytes long; at most {limit} are allowed.",
+        "Split it."),
+    "cbor.tag": ErrorSpec(_Input,
+        "The value carries the tag {tag}, which is not allowed there.",
+        "The sender's software is at fault or newer than ours: compare versions."),
+    "cbor.trailing": ErrorSpec(_Input,
+        "{count} bytes follow the end of the value.",
+        "Send exactly one value."),
+    "cbor.truncated": ErrorSpec(_Input,
+        "The encoded value ends too early.",
+        "Send it again; part of it was lost."),
+    "cbor.type": ErrorSpec(_Input,
+        "A {type} cannot be encoded.",
+        "Use null, booleans, integers, bytes, text, lists and maps."),
+    "cbor.utf8": ErrorSpec(_Input,
+        "A text is not valid UTF-8.",
+        "Correct the text, or send it as bytes."),
+
+    # ---- change: the strict decoder of Automerge changes
+    "change.actor": ErrorSpec(_Denied,
+        "The change was not made by the author of its batch.",
+        "An author may carry only its own changes."),
+    "change.ancestry": ErrorSpec(_Input,
+        "The change refers to operations outside its own history.",
+        "The author's software is at fault: compare versions."),
+    "change.bounds": ErrorSpec(_Input,
+        "The change exceeds a limit: {reason}.",
+        "Make several smaller changes."),
+    "change.canonical": ErrorSpec(_Input,
+        "The change is not in canonical form: {reason}.",
+        "The author's software is at fault: compare versions."),
+    "change.checksum": ErrorSpec(_Integrity,
+        "The checksum of the change does not match.",
+        "Fetch its batch from another peer.", 422),
+    "change.schema": ErrorSpec(_Input,
+        "The change does something that the document does not allow: {reason}.",
+        "Set or delete plain values in the document's own map only."),
+    "change.sequence": ErrorSpec(_Input,
+        "The change does not follow the author's previous change: {reason}.",
+        "The author's software is at fault, or changes before it are missing."),
+
+    # ---- config: the daemon's TOML file
+    "config.data_dir": ErrorSpec(_Input,
+        "The data directory {path} cannot be used: {reason}.",
+        "It holds private keys: it must be a directory of the daemon's user with mode 0700."),
+    "config.file": ErrorSpec(_Input,
+        "The configuration {path} cannot be read: {reason}.",
+        "Check the path, the permissions and the TOML syntax."),
+    "config.unknown_key": ErrorSpec(_Input,
+        "{path}: there is no setting {name}; {nearest}.",
+        "Correct the name; every setting is in docs/reference/settings.md."),
+    "config.value": ErrorSpec(_Input,
+        "{path}: the setting {name} is not valid: {reason}.",
+        "Correct the value; every setting is in docs/reference/settings.md."),
+
+    # ---- control: the unix socket between x0t and x0td
+    "control.body_size": ErrorSpec(_Input,
+        "The request is larger than {limit} bytes.",
+        "Split it into several requests.", 413),
+    "control.daemon_down": ErrorSpec(_Unavailable,
+        "The daemon does not answer on {path}.",
+        "Start it with `x0td`, or name its socket with --socket."),
+    "control.failed": ErrorSpec(_Unavailable,
+        "The daemon failed at this request for a reason of its own.",
+        "Its log has the cause under the request {request}; please report it.", 500),
+    "control.file": ErrorSpec(_State,
+        "The file {path} cannot be used: {reason}.",
+        "Check the path, the space on its disk and your permissions."),
+    "control.interrupted": ErrorSpec(_Unavailable,
+        "The daemon ended the connection before its answer was complete.",
+        "It may be stopping: look at its log, then ask again."),
+    "control.peer_credentials": ErrorSpec(_Denied,
+        "The user {uid} may not control this daemon.",
+        "Run the command as the daemon's user or as root."),
+    "control.request": ErrorSpec(_Input,
+        "The request is not valid: {reason}.",
+        "Correct it; the command and the daemon may also differ in version."),
+    "control.route": ErrorSpec(_Input,
+        "The daemon has no {method} {path}.",
+        "The command and the daemon differ in version: update the older.", 404),
+    "control.socket": ErrorSpec(_State,
+        "The control socket {path} cannot be used: {reason}.",
+        "Stop the daemon that answers there, or choose another path with `control.socket`."),
+    "control.timeout": ErrorSpec(_Unavailable,
+        "The request took longer than {seconds} s.",
+        "It may still complete: look with `x0t replica status` before you repeat it."),
+
+    # ---- cose: COSE_Sign1, RFC 9052
+    "cose.payload": ErrorSpec(_Input,
+        "The signed message carries no payload of bytes.",
+        "The payload must be inside the message."),
+    "cose.protected": ErrorSpec(_Input,
+        "The protected header is not exactly the algorithm ML-DSA-65 (-49).",
+        "The sender's software is at fault or newer than ours: compare versions."),
+    "cose.shape": ErrorSpec(_Input,
+        "The signed message is not an array of four.",
+        "The sender's software is at fault or newer than ours: compare versions."),
+    "cose.signature": ErrorSpec(_Input,
+        "The signature is {size} bytes long; ML-DSA-65 has {expected}.",
+        "The sender's software is at fault or newer than ours: compare versions."),
+    "cose.tag": ErrorSpec(_Input,
+        "The message is not a COSE_Sign1 (tag 18).",
+        "The sender's software is at fault or newer than ours: compare versions."),
+    "cose.unprotected": ErrorSpec(_Input,
+        "The unprotected header is not empty.",
+        "Nothing outside the signature is accepted: the sender must leave it empty."),
+
+    # ---- daemon: the process as a whole
+    "daemon.job_failed": ErrorSpec(_Unavailable,
+        "The job {job} failed too often: {reason}.",
+        "The daemon ended so that the service manager starts it again; its log has the cause."),
+    "daemon.listen": ErrorSpec(_State,
+        "The daemon cannot listen on {address}: {reason}.",
+        "Choose another address or port with `listen`, or stop what uses it."),
+
+    # ---- document: Automerge documents folded from changes
+    "document.cache": ErrorSpec(_Integrity,
+        "The saved copy of the document {document} cannot be used: {reason}.",
+        "Nothing is lost: the document is rebuilt from the log."),
+    "document.change": ErrorSpec(_Input,
+        "The document {document} refused the change {change}.",
+        "The change has no effect; the log keeps it with this reason."),
+    "document.panic": ErrorSpec(_Integrity,
+        "Automerge failed inside the document {document}.",
+        "The document is rebuilt from the log; report the change that caused it: {change}."),
+    "document.rebuild": ErrorSpec(_Integrity,
+        "The document {document} could not be rebuilt from the log.",
+        "Run `x0t replica verify`, then restore the log from another node with `x0t replica import`."),
+    "document.schema": ErrorSpec(_Input,
+        "The document {document} has no place for {name}: {reason}.",
+        "Check the name and the type of the value."),
+
+    # ---- grant: roles bound to keys
+    "grant.depth": ErrorSpec(_Denied,
+        "The chain of grants is longer than {limit}.",
+        "Ask somebody nearer to the authority for the grant."),
+    "grant.expired": ErrorSpec(_Denied,
+        "The grant {grant} is not valid at this time.",
+        "Ask for a new one, or correct the clock."),
+    "grant.issuer": ErrorSpec(_Denied,
+        "The grant {grant} was not issued by the holder of its parent.",
+        "Ask the mesh authority or a holder who may delegate."),
+    "grant.malformed": ErrorSpec(_Input,
+        "The grant is not well formed: {reason}.",
+        "The issuer's software is at fault or newer than ours: compare versions."),
+    "grant.mesh": ErrorSpec(_Denied,
+        "The grant {grant} belongs to another mesh.",
+        "Ask the authority of this mesh."),
+    "grant.role": ErrorSpec(_Denied,
+        "This needs the role {role}.",
+        "Ask an owner for it: `x0t role grant`."),
+    "grant.signature": ErrorSpec(_Integrity,
+        "The grant {grant} does not carry a valid signature of its issuer.",
+        "Do not trust it; ask the issuer for it again.", 422),
+    "grant.widens": ErrorSpec(_Denied,
+        "The grant gives more than its issuer holds: {what}.",
+        "Grant fewer roles, a smaller scope, fewer levels or a shorter time."),
+
+    # ---- id: identifiers and their text forms
+    "id.raw": ErrorSpec(_Input,
+        "A {kind} identifier has 32 bytes, not {length}.",
+        "Give the whole identifier."),
+    "id.text": ErrorSpec(_Input,
+        "{text} is not an identifier: {reason}.",
+        "Copy it again, whole and with its prefix."),
+
+    # ---- key: key files
+    "key.algorithm": ErrorSpec(_Input,
+        "The key in {path} is not an ML-DSA-65 key.",
+        "Create one with this program, or convert it to PKCS #8 in seed form."),
+    "key.exists": ErrorSpec(_State,
+        "There is a key in {path} already.",
+        "Move it away first if you really want another: the node's identity is its key."),
+    "key.file": ErrorSpec(_State,
+        "The key file {path} cannot be used: {reason}.",
+        "Check the path and the owner; restore the file if it is lost."),
+    "key.format": ErrorSpec(_Input,
+        "This is not a key: {reason}.",
+        "A public key is one line: `ml-dsa-65` and its base64."),
+    "key.length": ErrorSpec(_Input,
+        "The key is {length} bytes long; it must have {expected}.",
+        "Give the whole key."),
+    "key.permissions": ErrorSpec(_Integrity,
+        "Others can read or own the private key {path}.",
+        "Make it yours alone (chmod 600, chown), and replace the key if somebody may have copied it."),
+    "key.wiped": ErrorSpec(_State,
+        "The private key was wiped from memory.",
+        "Load it again."),
+
+    # ---- mesh: the descriptor of a mesh
+    "mesh.descriptor": ErrorSpec(_Input,
+        "This is not a mesh descriptor: {reason}.",
+        "Export it again with `x0t mesh show --export FILE` on a node of the mesh."),
+    "mesh.descriptor_signature": ErrorSpec(_Integrity,
+        "The mesh descriptor is not signed by the authority that it names.",
+        "Do not join with it; fetch it again from the founder.", 422),
+    "mesh.peer": ErrorSpec(_Input,
+        "{text} is not the address of a peer.",
+        "Write host:port, or nodeid@host:port to accept one node only."),
+
+    # ---- pqc: the provider of post-quantum algorithms
+    "pqc.ciphertext": ErrorSpec(_Input,
+        "The ciphertext is not one of ML-KEM-768.",
+        "The sender's software is at fault: compare versions."),
+    "pqc.context": ErrorSpec(_Input,
+        "The signing context is longer than 255 bytes.",
+        "Use one of the domain labels."),
+    "pqc.key": ErrorSpec(_Input,
+        "The {algorithm} key is not valid.",
+        "Give the whole key of the right algorithm."),
+    "pqc.operation": ErrorSpec(_Unavailable,
+        "The provider {provider} failed at {operation}.",
+        "Try the other provider in the configuration; report the failure."),
+    "pqc.provider": ErrorSpec(_Unavailable,
+        "The provider {provider} is not usable here: {reason}.",
+        "Install its library, or choose `auto` in the configuration."),
+    "pqc.self_test": ErrorSpec(_Integrity,
+        "The provider {provider} gives wrong results for {algorithm}.",
+        "Do not use it: choose the other provider and reinstall this one."),
+
+    # ---- replica: the log and the read model of this node
+    "replica.corrupt": ErrorSpec(_Integrity,
+        "The stored {what} is damaged: {reason}.",
+        "Run `x0t replica verify`; rebuild the view, or import the log from another node."),
+    "replica.disk_full": ErrorSpec(_Unavailable,
+        "The disk is full: nothing can be written.",
+        "Free some space; nothing acknowledged was lost."),
+    "replica.frozen": ErrorSpec(_Denied,
+        "Author {author} is frozen: it wrote two different batches with the number {seq}.",
+        "If a backup was restored or a disk cloned, keep one copy; then an owner decides with a thaw."),
+    "replica.locked": ErrorSpec(_State,
+        "Another daemon, process {pid}, uses the data directory {path}.",
+        "Stop it first, or choose another directory."),
+    "replica.mesh_exists": ErrorSpec(_State,
+        "This node is in a mesh already: {mesh}.",
+        "Use another data directory for another mesh."),
+    "replica.no_mesh": ErrorSpec(_State,
+        "This node is in no mesh yet.",
+        "Create one with `x0t mesh create`, or enrol."),
+    "replica.not_found": ErrorSpec(_Input,
+        "There is no {what} here.",
+        "Check the identifier; the replica may not have received it yet.", 404),
+    "replica.parked_full": ErrorSpec(_Unavailable,
+        "Too many batches wait for others that are missing.",
+        "Connect a peer that holds the missing ones; `x0t replica status` names them."),
+    "replica.queue_full": ErrorSpec(_Unavailable,
+        "Too many writers wait for the disk.",
+        "Try again in a moment."),
+    "replica.read_only": ErrorSpec(_State,
+        "The replica is read-only: {reason}.",
+        "Correct the cause, then start the daemon again."),
+
+    # ---- sync: a session with a peer
+    "sync.archived": ErrorSpec(_State,
+        "The peer asks for batches that were archived here.",
+        "Import the archive on the peer, or let it sync with a node that still has them."),
+    "sync.channel": ErrorSpec(_Input,
+        "The peer speaks about the channel {channel}.",
+        "The peer's software is at fault: compare versions."),
+    "sync.claimed_not_sent": ErrorSpec(_Integrity,
+        "The peer claimed batches that it did not send.",
+        "It is left alone for a while; check its log with `x0t replica verify` there.", 422),
+    "sync.duplicates": ErrorSpec(_Denied,
+        "The peer sends again and again what this node has.",
+        "It is left alone for a while; compare versions."),
+    "sync.flood": ErrorSpec(_Denied,
+        "The peer sends more small frames than the work needs.",
+        "It is left alone for a while; compare versions."),
+    "sync.frame_size": ErrorSpec(_Input,
+        "The peer sent a frame of {size} bytes; at most {limit} are allowed.",
+        "The peer's software is at fault: compare versions."),
+    "sync.garbage": ErrorSpec(_Input,
+        "The peer sent something that is no message: {reason}.",
+        "The peer's software is at fault: compare versions."),
+    "sync.invalid_batch": ErrorSpec(_Integrity,
+        "The peer sent a batch that no honest node passes on: {reason}.",
+        "It is left alone for a while; check its log with `x0t replica verify` there.", 422),
+    "sync.lost": ErrorSpec(_Unavailable,
+        "The connection to the peer was lost: {reason}.",
+        "It is tried again in a moment; nothing has to be sent twice."),
+    "sync.mesh": ErrorSpec(_Denied,
+        "The peer belongs to another mesh.",
+        "Correct the peer's address in the configuration."),
+    "sync.protocol_version": ErrorSpec(_Input,
+        "The peer speaks version {version} of the protocol.",
+        "Update the older of the two nodes."),
+    "sync.stall": ErrorSpec(_Unavailable,
+        "The peer made no progress for {seconds} s.",
+        "It is tried again later; check the link."),
+    "sync.unsolicited": ErrorSpec(_Denied,
+        "The peer sent what nobody asked for.",
+        "It is left alone for a while; compare versions."),
+    "sync.window": ErrorSpec(_Denied,
+        "The peer sent more than {limit} bytes without waiting.",
+        "It is left alone for a while; compare versions."),
+    "sync.window_small": ErrorSpec(_Input,
+        "The peer takes {window} bytes at a time, which is less than one batch.",
+        "Raise its limit sync_window_bytes to at least {least}."),
+
+    # ---- stream: messages between two nodes, over TLS
+    "stream.closed_by_peer": ErrorSpec(_Denied,
+        "The peer ended the stream: {reason}.",
+        "The reason is the peer's; its log says more."),
+    "stream.cut": ErrorSpec(_Unavailable,
+        "The connection to the peer was cut: {reason}.",
+        "It is tried again later; check the link."),
+    "stream.message_kind": ErrorSpec(_Input,
+        "The peer sent text where only bytes are allowed.",
+        "The peer's software is at fault: compare versions."),
+    "stream.message_size": ErrorSpec(_Input,
+        "A message on the stream is larger than {limit} bytes.",
+        "Split it into several messages; if the peer sent it, compare versions.", 413),
+
+    # ---- tls: the channel between nodes
+    "tls.busy": ErrorSpec(_Unavailable,
+        "This node has its {limit} connections in use.",
+        "Try again later."),
+    "tls.busy_peer": ErrorSpec(_Unavailable,
+        "The peer {peer} has its {limit} connections in use.",
+        "Close one of them, or try again later."),
+    "tls.certificate": ErrorSpec(_Denied,
+        "The peer's certificate is not acceptable: {reason}.",
+        "The peer needs an ML-DSA-65 certificate made from its node key."),
+    "tls.certificate_missing": ErrorSpec(_Denied,
+        "The peer showed no certificate.",
+        "Only nodes can connect here, each with a certificate made from its node key."),
+    "tls.group": ErrorSpec(_Denied,
+        "The peer does not agree on X25519MLKEM768: {reason}.",
+        "Update the peer: only the hybrid key agreement is accepted."),
+    "tls.half_open": ErrorSpec(_Unavailable,
+        "More than {limit} handshakes were under way, and this was the oldest.",
+        "It is tried again later; somebody may be flooding the port."),
+    "tls.handshake": ErrorSpec(_Unavailable,
+        "The handshake failed: {reason}.",
+        "Check that the address and the port are those of a node; compare versions."),
+    "tls.handshake_timeout": ErrorSpec(_Unavailable,
+        "The handshake took longer than {seconds} s.",
+        "It is tried again later; check the link."),
+    "tls.peer_busy": ErrorSpec(_Unavailable,
+        "The peer has no room for this connection: {reason}.",
+        "It is tried again later."),
+    "tls.peer_expired": ErrorSpec(_Denied,
+        "The peer's certificate ended at {end}.",
+        "Check the clocks of both nodes."),
+    "tls.peer_key": ErrorSpec(_Denied,
+        "The peer has another key than expected: it is {peer}.",
+        "Check its address; if the node was replaced, correct the key in the configuration."),
+    "tls.peer_not_yet": ErrorSpec(_Denied,
+        "The peer's certificate begins only at {start}.",
+        "Check the clocks of both nodes."),
+    "tls.peer_unknown": ErrorSpec(_Denied,
+        "The peer {peer} is not a member of this mesh.",
+        "Grant it a role, or wait until this node has received the grant."),
+    "tls.plain": ErrorSpec(_Denied,
+        "The peer did not begin a TLS handshake.",
+        "Check the address and the port."),
+    "tls.refused": ErrorSpec(_Denied,
+        "The peer refused the connection: {reason}.",
+        "The reason is the peer's; its log says more."),
+    "tls.resumed": ErrorSpec(_Denied,
+        "The peer resumed an earlier session instead of proving its key.",
+        "Update the peer: every connection needs a full handshake."),
+    "tls.unreachable": ErrorSpec(_Unavailable,
+        "No connection to {address}: {reason}.",
+        "It is tried again later; check the address and the link."),
+    "tls.version": ErrorSpec(_Denied,
+        "The peer offered {version}; only TLS 1.3 is accepted.",
+        "Update the peer."),
+
+    # ---- units: sizes and durations
+    "units.text": ErrorSpec(_Input,
+        "{text} is not a {what}.",
+        "Write a whole number and a unit, such as {example}."),
+}
+# fmt: on

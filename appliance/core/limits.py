@@ -1,0 +1,82 @@
+"""One record of every bound: sizes, counts, retries, timeouts.
+
+A limit is an argument of the code that keeps it, so tests can set it low. This module never reads
+configuration and holds no limit that a peer could choose.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of a node. Those that decide whether a batch is valid must be equal on all nodes of a mesh."""
+
+    # Batches: equal on all nodes of a mesh.
+    batch_bytes: int = 65_536  # bytes of a payload; one batch fits sixteen to a sync frame
+    batch_entries: int = 256  # entries of a batch
+    entry_bytes: int = 49_152  # bytes of one entry body; leaves a batch room for heads and parents
+    batch_parents: int = 64  # parents of a batch; more heads than this are merged over several batches
+    author_batches: int = 1_000_000  # batches of one author in an epoch: a year of one every 31 s
+    clock_ahead_ms: int = 300_000  # ms a batch may be ahead of us; five minutes, as in RFC 4120
+    branches_per_author: int = 16  # branches kept of a forked author; two are the proof
+    tags_per_node: int = 64  # tags of one node
+
+    # Canonical CBOR.
+    cbor_bytes: int = 1 << 20  # bytes of one encoded value; equals a sync frame
+    cbor_depth: int = 16  # nested arrays, maps and tags; our deepest record needs 5
+    cbor_items: int = 20_000  # items in arrays and maps of one value; bounds memory to some MiB
+
+    # Grants.
+    grant_depth: int = 4  # grants from the authority to a leaf
+    grant_roles: int = 16  # roles in one grant; there are seven today
+
+    # Automerge documents: bounds that the change decoder keeps, because Automerge itself has none.
+    change_bytes: int = 32_768  # bytes of one change chunk; below entry_bytes
+    change_ops: int = 2_000  # operations of one change
+    change_deps: int = 64  # changes that one follows directly; more heads are merged in several steps
+    change_preds: int = 64  # concurrent values of a key that one operation replaces; the highest go first
+    doc_keys: int = 700_000  # keys of one document: 10,000 nodes of 64 tags and a few more fields
+    text_bytes: int = 256  # UTF-8 bytes of a name, key, tag or actor text
+    value_bytes: int = 16_384  # bytes of one value in a document
+
+    # Batches whose parents are missing.
+    parked_batches: int = 4_096  # batches that wait
+    parked_bytes: int = 32 << 20  # bytes of all that wait; under half of the resident memory goal
+
+    # Appending.
+    append_queue: int = 4_096  # callers that wait for a durable append
+    group_commit: int = 512  # batches of one transaction; 500 reach 17-21 k inserts/s on SQLite FULL
+
+    # Synchronisation of two replicas.
+    sync_frame_bytes: int = 1 << 20  # bytes of one frame
+    sync_buckets: int = 256  # buckets of the vector: the first byte of an author's id
+    sync_window_bytes: int = 4 << 20  # bytes in flight before a peer must acknowledge
+    sync_stall_s: int = 20  # seconds without progress before a peer is dropped
+    sync_duplicates_bytes: int = 8 << 20  # bytes of batches we held already that a peer may send in a session
+    sync_vector_bytes: int = 8 << 20  # bytes of a peer's vector entries in a round: 100,000 authors, 7.5 MB
+    sync_control_burst: int = 256  # control frames a peer may send at once; sixteen full rounds
+    sync_control_per_s: int = 8  # control frames a second after that; an idle peer sends one in 30 s
+    sync_keepalive_s: int = 30  # seconds of silence before a ping of 48 bytes
+    sync_rounds: int = 3  # comparisons of ours one after the other before we pause
+    sync_round_pause_s: int = 10  # seconds of that pause; a round costs about 10 KB
+    sync_offers: int = 4_096  # new batches that wait to be pushed to one peer; more are found by a new round
+
+    # Connections.
+    handshake_s: int = 10  # seconds for a TLS handshake; measured 4.5 ms on loopback
+    connections: int = 256  # connections in all
+    connections_per_peer: int = 4  # connections of one peer key
+    half_open: int = 64  # connections whose peer is not known yet; the oldest makes room for the newest
+    refusal_s: int = 1  # seconds to tell a peer why it is refused, or to part from it
+    heartbeat_s: int = 20  # seconds of silence before a ping; half as long again ends a stream
+    peer_backoff_min_s: int = 1  # seconds before the first retry
+    peer_backoff_max_s: int = 300  # seconds at most between retries
+
+    # The control socket.
+    control_body_bytes: int = 8 << 20  # bytes of a request body
+    control_request_s: int = 60  # seconds for one request
+
+
+LIMITS: Final = Limits()

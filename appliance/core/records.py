@@ -1,0 +1,313 @@
+"""Records of the control API, version 1: what `x0t` asks and what `x0td` answers, one class for each JSON object.
+
+Identifiers are in their text form, moments are RFC 3339 UTC, public keys are key lines. Both ends decode strictly:
+a field that is not known is refused, so a command and a daemon of different versions say so instead of guessing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Line = Annotated[str, Meta(min_length=1, max_length=256)]
+Lines = Annotated[tuple[Line, ...], Meta(max_length=64)]
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A JSON object of the control API."""
+
+
+# ---- what a command asks
+
+
+class MeshCreate(Record):
+    """Found a mesh on this node."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class MeshJoin(Record):
+    """Take in the descriptor of a mesh, and the peers (host:port or nodeid@host:port) to meet it at."""
+
+    descriptor: Annotated[str, Meta(max_length=65_536)]  # base64
+    peers: Lines = ()
+
+
+class GrantAsk(Record):
+    """Bind roles to a key; without `lifetime_ms` the grant ends with the issuer's own."""
+
+    roles: Lines
+    public_key: str = ""  # a key line; needed when the node is not known here yet
+    node: str = ""
+    scope: Lines = ()
+    delegate: Annotated[int, Meta(ge=0, le=16)] = 0
+    lifetime_ms: Annotated[int, Meta(ge=1)] | None = None
+
+
+class RevokeAsk(Record):
+    """Take roles from a node; none named takes all."""
+
+    node: str
+    roles: Lines = ()
+    reason: Annotated[str, Meta(max_length=256)] = ""
+
+
+class TagsAsk(Record):
+    """Change the tags of a node."""
+
+    add: Lines = ()
+    remove: Lines = ()
+
+
+class ThawAsk(Record):
+    """Decide on a frozen author: the branch that holds this batch counts again."""
+
+    node: str
+    keep: str
+    reason: Annotated[str, Meta(max_length=256)] = ""
+
+
+class FileAsk(Record):
+    """An absolute path that the daemon writes or reads."""
+
+    path: Annotated[str, Meta(pattern="^/")]
+
+
+class LogAsk(Record):
+    """Part of the log, newest first."""
+
+    author: str = ""
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 50
+
+
+class LinkAsk(Record):
+    """All links, or those to one node."""
+
+    node: str = ""
+
+
+# ---- what the daemon answers
+
+
+class Mesh(Record):
+    """The mesh of this node."""
+
+    mesh: str
+    name: str
+    authority: str  # key line
+    created: str
+    authority_here: bool  # its private key lies on this node
+    descriptor: str  # base64
+    warning: str = ""
+
+
+class Key(Record):
+    """This node's identity."""
+
+    node: str
+    public_key: str
+    kept: str  # where the private key is: "file"
+
+
+class Job(Record):
+    """A job of the supervisor."""
+
+    name: str
+    phase: str
+    rounds: int
+    failures: int
+    last_error: str
+
+
+class Status(Record):
+    """The daemon and its replica. `digest` is over the whole read model: equal on replicas with equal batches."""
+
+    node: str
+    mesh: str
+    name: str
+    software: str
+    uptime_s: int
+    digest: str
+    vector: str
+    batches: int
+    authors: int
+    members: int
+    no_effect: int
+    parked: int
+    frozen: tuple[str, ...]
+    refused: dict[str, int]
+    log_bytes: int
+    links_up: int
+    cut: bool
+    listen: str
+    healthy: bool
+    jobs: tuple[Job, ...]
+
+
+class Batch(Record):
+    """One line of the log."""
+
+    batch: str
+    author: str
+    seq: int
+    time: str
+    kinds: tuple[str, ...]
+    effects: tuple[str, ...]  # one for each entry: "" or the reason why it has none
+
+
+class Entry(Record):
+    """One entry of a batch."""
+
+    kind: str
+    body: str  # for people
+    effect: str
+
+
+class BatchDetail(Record):
+    """A batch with all that it holds."""
+
+    batch: str
+    author: str
+    seq: int
+    time: str
+    channel: str
+    prev: str
+    parents: tuple[str, ...]
+    size_bytes: int
+    entries: tuple[Entry, ...]
+
+
+class NoEffect(Record):
+    """An entry that is kept and has no effect."""
+
+    batch: str
+    entry: int
+    author: str
+    seq: int
+    time: str
+    kind: str
+    reason: str
+    explanation: str
+
+
+class Rival(Record):
+    """A key of a document that was written concurrently: who won over what."""
+
+    document: str
+    key: str
+    value: str
+    rivals: tuple[str, ...]
+
+
+class Fork(Record):
+    """An author with two batches of the same number."""
+
+    node: str
+    seq: int
+    proof: tuple[str, str]
+    decided: bool
+    explanation: str
+
+
+class Conflicts(Record):
+    """What was written concurrently and does not agree."""
+
+    rivals: tuple[Rival, ...]
+    forks: tuple[Fork, ...]
+
+
+class Grant(Record):
+    """Roles bound to a key. `effect` is empty while it is in force."""
+
+    grant: str
+    node: str
+    issuer: str
+    roles: tuple[str, ...]
+    scope: tuple[str, ...]
+    delegate: int
+    not_before: str
+    not_after: str
+    effect: str
+
+
+class Node(Record):
+    """A node that the mesh knows."""
+
+    node: str
+    name: str
+    roles: tuple[str, ...]
+    tags: tuple[str, ...]
+    endpoints: tuple[str, ...]
+    software: str
+    member: bool
+
+
+class Link(Record):
+    """A peer, connected or wanted."""
+
+    node: str
+    address: str
+    direction: str  # "out", "in"
+    state: str  # "up", "dialling", "waiting", "cut"
+    since: str
+    note: str  # why it is not up
+
+
+class Links(Record):
+    """All links of this node."""
+
+    cut: bool
+    links: tuple[Link, ...]
+
+
+class Receipt(Record):
+    """A batch that is durable on this node; `effects` has "" or a reason for each entry."""
+
+    batch: str
+    seq: int
+    time: str
+    effects: tuple[str, ...]
+
+
+class Verified(Record):
+    """The outcome of a check of the whole log."""
+
+    batches: int
+    authors: int
+    digest: str
+    faults: tuple[str, ...]
+
+
+class Rebuilt(Record):
+    """The outcome of a rebuild: the digest before and after, which must be equal."""
+
+    batches: int
+    before: str
+    after: str
+
+
+class Moved(Record):
+    """Batches that went to a file or came from one."""
+
+    path: str
+    batches: int
+    new: int
+    size_bytes: int
+
+
+class Progress(Record, tag="progress", tag_field="event"):
+    """A line of a stream while work goes on; `total` is 0 while it is not known."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class Watch(Record):
+    """A line of the watch stream: the state after something changed."""
+
+    digest: str
+    batches: int
+    links_up: int

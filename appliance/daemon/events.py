@@ -1,0 +1,29 @@
+"""Names of the daemon's log events: constants, so that a rule written on a log keeps working.
+
+A name is `area.what`. What a user must act on is a health issue with a code and never only a log line.
+"""
+
+from __future__ import annotations
+
+DAEMON_STARTED = "daemon.started"  # the control socket answers; node, version, data_dir
+DAEMON_STOPPING = "daemon.stopping"  # a stop was asked for; signal
+DAEMON_STOPPED = "daemon.stopped"  # everything is closed; seconds
+DAEMON_FAILED = "daemon.failed"  # the daemon ends by an error; error, hint
+NODE_KEY_CREATED = "node.key_created"  # first start made the node's key; node, path
+MESH_OPENED = "mesh.opened"  # a replica is open; mesh, batches
+MESH_CREATED = "mesh.created"  # this node founded a mesh; mesh, name
+MESH_JOINED = "mesh.joined"  # a mesh descriptor was taken in; mesh, name
+AUTHORITY_KEY_IN_FILE = "mesh.authority_key_in_file"  # the authority key lies on this disk; path
+JOB_FAILED = "job.failed"  # one round of a job failed and is tried again; job, error
+JOB_GIVEN_UP = "job.given_up"  # a job used up its restarts; job, failures
+LINK_UP = "link.up"  # a peer is connected; peer, address, direction
+LINK_DOWN = "link.down"  # a peer is gone; peer, address, reason
+LINK_REFUSED = "link.refused"  # a peer was turned away; address, reason
+LINK_DIAL_FAILED = "link.dial_failed"  # a peer did not answer; address, error, retry_s
+LINKS_CUT = "links.cut"  # the operator cut the node off; closed
+LINKS_RESTORED = "links.restored"  # the operator joined it again
+CONTROL_REQUEST = "control.request"  # one request was answered; method, path, status, ms, request
+CONTROL_DENIED = "control.denied"  # a process of another user knocked; uid, pid
+CONTROL_FAILED = "control.failed"  # an answer failed for a reason that is ours; request, path
+LISTENING = "listener.listening"  # peers may dial; address, port
+ANNOUNCED = "node.announced"  # the node told the mesh its name and endpoints; endpoints

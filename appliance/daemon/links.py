@@ -1,0 +1,302 @@
+"""Links: one connection to each peer, dialled or accepted, with sync running on it.
+
+Two nodes that dial each other at once would hold two connections; both keep the one that the node with the smaller id
+dialled, so they agree without a word. A peer that breaks the protocol is left alone for a while that doubles each time.
+`cut` closes all and refuses new ones until `restore`: it is how a demonstration or a test takes a node off the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from appliance.core.errors import DeniedError, IntegrityError, X0tError, error
+from appliance.core.ids import NodeId
+from appliance.core.limits import Limits
+from appliance.daemon import events
+
+SETTLED_S = 10.0  # a link that held this long starts the next backoff from its minimum
+
+
+class Channel(Protocol):
+    """A connection whose peer has proved its key."""
+
+    @property
+    def peer(self) -> NodeId:
+        """Who is at the other end."""
+
+    @property
+    def address(self) -> str:
+        """host:port of the other end."""
+
+    async def close(self) -> None:
+        """Close it; harmless when repeated."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Somebody to dial. Without a node id, any member that answers there will do."""
+
+    address: str  # host:port
+    node: NodeId | None = None
+
+
+Dial = Callable[[Target], Awaitable[Channel]]
+Drive = Callable[[Channel, bool], Awaitable[None]]  # (channel, dialled): syncs until the peer leaves
+
+
+class Up:
+    """A link in use."""
+
+    def __init__(self, channel: Channel, *, dialled: bool) -> None:
+        self.channel = channel
+        self.dialled = dialled
+        self.since_ms = time.time_ns() // 1_000_000
+        self.gone = asyncio.Event()
+        self.replaced = False
+
+
+class Dialling:
+    """How dialling one target stands."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.node = target.node  # learnt from the first answer where it was not given
+        self.state = "dialling"
+        self.note = ""
+        self.failures = 0
+
+
+class Links:
+    """All links of this node."""
+
+    def __init__(self, node: NodeId, dial: Dial, drive: Drive, limits: Limits) -> None:
+        self._node = node
+        self._dial = dial
+        self._drive = drive
+        self._limits = limits
+        self._up: dict[NodeId, Up] = {}
+        self._dialling: dict[Target, Dialling] = {}
+        self._tasks: dict[Target, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._cut_all = False
+        self._cut: set[NodeId] = set()
+        self._restored = asyncio.Event()
+        self._penalty: dict[NodeId, tuple[int, float]] = {}  # offences, and the loop time until which it is left alone
+        self._changed = asyncio.Condition()
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("links")
+
+    # -- what others ask
+
+    @property
+    def is_cut(self) -> bool:
+        """True while the operator has cut the node off from all peers."""
+        return self._cut_all
+
+    def up(self) -> dict[NodeId, Up]:
+        """Links in use."""
+        return self._up
+
+    def dialling(self) -> list[Dialling]:
+        """Targets, up or not."""
+        return list(self._dialling.values())
+
+    def is_open_to(self, node: NodeId) -> bool:
+        """True unless the operator cut this node off or it misbehaved a moment ago."""
+        _, until_s = self._penalty.get(node, (0, 0.0))
+        return not self._cut_all and node not in self._cut and asyncio.get_running_loop().time() >= until_s
+
+    async def changed(self) -> None:
+        """Wait until a link came up or went down."""
+        async with self._changed:
+            await self._changed.wait()
+
+    async def cut(self, node: NodeId | None) -> int:
+        """Close the link to a node, or all links, and keep them closed; returns how many were open."""
+        if node is None:
+            self._cut_all = True
+        else:
+            self._cut.add(node)
+        closing = [up for peer, up in self._up.items() if node is None or peer == node]
+        for up in closing:
+            await up.channel.close()
+        for up in closing:
+            await up.gone.wait()
+        self._log.info(events.LINKS_CUT, closed=len(closing))
+        return len(closing)
+
+    def restore(self, node: NodeId | None) -> None:
+        """Allow links again; dialling starts at once."""
+        if node is None:
+            self._cut_all = False
+            self._cut.clear()
+        else:
+            self._cut.discard(node)
+        self._restored.set()
+        self._restored = asyncio.Event()
+        self._log.info(events.LINKS_RESTORED)
+
+    # -- work
+
+    async def run(self) -> None:
+        """Dial and serve until cancelled; closes every link at the end."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for target in self._dialling:
+                    self._start(target)
+                await asyncio.Event().wait()
+        finally:
+            self._group = None
+            self._tasks.clear()
+
+    def want(self, targets: Iterable[Target]) -> None:
+        """Dial exactly these from now on; links that are up to others stay."""
+        wanted = dict.fromkeys(targets)
+        for target in [known for known in self._dialling if known not in wanted]:
+            del self._dialling[target]
+            if (task := self._tasks.pop(target, None)) is not None:
+                task.cancel()
+        for target in wanted:
+            if target not in self._dialling:
+                self._dialling[target] = Dialling(target)
+                if self._group is not None:
+                    self._start(target)
+
+    async def accept(self, channel: Channel) -> None:
+        """Take a connection that a peer dialled, and serve it until it ends."""
+        if self._group is None or not self.is_open_to(channel.peer):
+            self._log.info(events.LINK_REFUSED, address=channel.address, reason="cut or left alone")
+            await channel.close()
+            return
+        try:
+            await self._serve(channel, dialled=False)
+        except (X0tError, OSError, TimeoutError):
+            pass  # said in the log when the link went down
+
+    def _start(self, target: Target) -> None:
+        assert self._group is not None
+        self._tasks[target] = self._group.create_task(self._keep(self._dialling[target]), name=target.address)
+
+    async def _keep(self, dialling: Dialling) -> None:
+        """Keep a link to one target, whoever dialled it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wait_until_wanted(dialling)
+            dialling.state = "dialling"
+            started_s = loop.time()
+            try:
+                channel = await self._dial(dialling.target)
+                dialling.node, dialling.note, dialling.state = channel.peer, "", "up"
+                if channel.peer == self._node:
+                    await channel.close()
+                    dialling.state, dialling.note = "waiting", "this is the node itself"
+                    return
+                await self._serve(channel, dialled=True)
+            except (X0tError, OSError, TimeoutError) as err:
+                dialling.note = str(err)
+                self._log.debug(events.LINK_DIAL_FAILED, address=dialling.target.address, error=str(err))
+            dialling.failures = 0 if loop.time() - started_s > SETTLED_S else dialling.failures + 1
+            dialling.state = "waiting"
+            await self._pause(dialling.failures)
+
+    async def _wait_until_wanted(self, dialling: Dialling) -> None:
+        while True:
+            node = dialling.node
+            if self._cut_all or (node is not None and node in self._cut):
+                dialling.state = "cut"
+                await self._restored.wait()
+                dialling.failures = 0
+            elif node is not None and (up := self._up.get(node)) is not None:
+                dialling.state = "up"
+                await up.gone.wait()
+                dialling.state = "waiting"
+                await self._pause(1)  # the other side may be dialling again already
+            elif node is not None and (rest_s := self._penalty_left_s(node)) > 0:
+                dialling.state = "waiting"
+                await self._sleep(rest_s)
+            else:
+                return
+
+    async def _pause(self, failures: int) -> None:
+        """Wait longer after each failure, with jitter so that peers do not knock in step."""
+        least_s, most_s = self._limits.peer_backoff_min_s, self._limits.peer_backoff_max_s
+        ceiling_s = min(most_s, least_s * 2.0 ** max(0, min(failures, 16) - 1))
+        await self._sleep(ceiling_s * (0.5 + random.random() / 2))  # noqa: S311 - jitter, not a secret
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but wake when the operator restores links."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._restored.wait()
+        except TimeoutError:
+            pass
+
+    async def _serve(self, channel: Channel, *, dialled: bool) -> None:
+        """Run sync on a connection unless a better one to the same peer is there."""
+        if not self.is_open_to(channel.peer) or not await self._is_preferred(channel.peer, dialled=dialled):
+            await channel.close()
+            return
+        up = self._up[channel.peer] = Up(channel, dialled=dialled)
+        direction = "out" if dialled else "in"
+        self._log.info(events.LINK_UP, peer=channel.peer, address=channel.address, direction=direction)
+        await self._tell()
+        reason = "closed"
+        try:
+            await self._drive(channel, dialled)
+        except (X0tError, OSError, TimeoutError) as err:
+            reason = "replaced" if up.replaced else str(err) or type(err).__name__
+            self._judge(channel.peer, err)
+            raise
+        finally:
+            if self._up.get(channel.peer) is up:
+                del self._up[channel.peer]
+            up.gone.set()
+            self._log.info(events.LINK_DOWN, peer=channel.peer, address=channel.address, reason=reason)
+            await channel.close()
+            await self._tell()
+
+    async def _is_preferred(self, peer: NodeId, *, dialled: bool) -> bool:
+        """True if a new connection is to be used; the one that it replaces is closed first."""
+        old = self._up.get(peer)
+        if old is None:
+            return True
+        ours_wins = self._node < peer  # the smaller id's connection stays
+        if old.dialled == dialled:
+            wins = not dialled  # the peer dialled again, so its old connection is dead; ours still works
+        else:
+            wins = dialled == ours_wins
+        if wins:
+            old.replaced = True
+            await old.channel.close()
+            await old.gone.wait()
+        return wins
+
+    def _judge(self, peer: NodeId, err: BaseException) -> None:
+        """Leave a peer alone that broke the protocol: who is denied or lies, not who is merely unreachable."""
+        if not isinstance(err, DeniedError | IntegrityError):
+            return
+        offences = self._penalty.get(peer, (0, 0.0))[0] + 1
+        ceiling_s = min(self._limits.peer_backoff_max_s, self._limits.peer_backoff_min_s * 2.0 ** min(offences, 16))
+        self._penalty[peer] = (offences, asyncio.get_running_loop().time() + ceiling_s)
+
+    def _penalty_left_s(self, peer: NodeId) -> float:
+        return self._penalty.get(peer, (0, 0.0))[1] - asyncio.get_running_loop().time()
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def parse_target(text: str) -> Target:
+    """`host:port` or `nodeid@host:port`. Raises `mesh.peer` or `id.text`."""
+    node, at, address = text.rpartition("@")
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise error("mesh.peer", text=text)
+    return Target(address, NodeId.parse(node) if at else None)

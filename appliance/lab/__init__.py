@@ -1,0 +1,1 @@
+"""Many real nodes on one machine: the demonstration that `./run` starts."""

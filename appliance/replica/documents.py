@@ -1,0 +1,124 @@
+"""Documents of a mesh during the fold: which changes have effect, and the values that follow from them.
+
+The changes come and go in the order of the fold (`admit`, `retract`); the values are read once the fold of a group is
+through (`settle`). What a document is for, and who may write which of its keys, is a row in DOCUMENTS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from appliance.core.errors import X0tError, error
+from appliance.core.limits import LIMITS, Limits
+from appliance.replica.change_codec import Change, Scalar, check_flat_map, decode_change
+from appliance.replica.document import Document
+from appliance.replica.entries import ChangeEntry
+from appliance.replica.rows import DocumentRow
+from appliance.trust.grants import Role
+
+Name = tuple[str, int]  # document, epoch
+NODES: Name = ("nodes", 0)
+_NODE_KEY = re.compile(r"node1[02-9ac-hj-np-z]{58}/(?:tag/(?P<tag>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)|name)")
+
+
+class DocumentKind(msgspec.Struct, frozen=True):
+    """Who may change a document, and the scope (tags) of a key; None where it belongs to the whole mesh."""
+
+    need: Role
+    scope: Callable[[str, Scalar, bool], frozenset[str] | None]
+
+
+def _nodes_scope(key: str, value: Scalar, delete: bool) -> frozenset[str] | None:
+    match = _NODE_KEY.fullmatch(key)
+    if match is None:
+        raise error("document.schema", name=key[:96], reason="it is no node's tag or name")
+    tag = match["tag"]
+    if not delete and (value is not True if tag else not isinstance(value, str) or not 1 <= len(value) <= 64):
+        raise error("document.schema", name=key[:96], reason="a tag is true, a name is a text of 1 to 64 characters")
+    return frozenset({tag}) if tag else None
+
+
+DOCUMENTS: dict[Name, DocumentKind] = {NODES: DocumentKind(Role.ADMIN, _nodes_scope)}
+
+
+class Documents:
+    """All documents of one replica, opened when first needed. `chunks(name)` reads changes with effect, in fold order."""
+
+    def __init__(self, chunks: Callable[[Name], Iterable[bytes]], limits: Limits = LIMITS) -> None:
+        self._chunks = chunks
+        self._limits = limits
+        self._open: dict[Name, Document] = {}
+        self._touched: dict[Name, set[str]] = {}
+
+    def decode(self, body: ChangeEntry) -> Change:
+        """The change of an entry, strictly. Raises `change.*` or `document.*`."""
+        if (body.document, body.epoch) not in DOCUMENTS:
+            raise error("document.unknown", document=body.document[:96])
+        change = decode_change(body.chunk, self._limits)
+        check_flat_map(change, self._limits)
+        return change
+
+    def scope(self, name: Name, change: Change) -> frozenset[str]:
+        """Tags that a change touches; empty if it touches what belongs to the whole mesh. Raises `document.schema`."""
+        kind = DOCUMENTS[name]
+        scopes = [kind.scope(op.key, op.value, op.delete) for op in change.ops]
+        return frozenset() if None in scopes else frozenset().union(*[scope for scope in scopes if scope])
+
+    def admit(self, name: Name, change: Change, chunk: bytes, author: bytes) -> None:
+        """Give a change effect at this place in the fold. Raises `change.*` if it does not fit."""
+        try:
+            self._document(name).take(change, chunk, actor_id(author, *name))
+        except X0tError as err:
+            if err.key == "document.panic":
+                del self._open[name]  # the next use builds it from the log, without this change
+            raise
+        self._touched.setdefault(name, set()).update(change.keys)
+
+    def retract(self, name: Name, change: bytes) -> None:
+        """Take back the last change that has effect; the fold goes back one place."""
+        document = self._document(name)
+        self._touched.setdefault(name, set()).update(document.index.last_keys())
+        if document.undo() != change:
+            raise error("replica.corrupt", path=name[0], reason="the document index does not follow the journal")
+
+    def settle(self) -> Iterator[tuple[Name, list[str], list[DocumentRow]]]:
+        """For each document that changed since the last call: the touched keys, and the rows that they have now."""
+        touched, self._touched = self._touched, {}
+        for name, keys in sorted(touched.items()):
+            document = self._document(name)
+            rows = [row for key in sorted(keys) if (row := _row(name, key, document)) is not None]
+            yield name, sorted(keys), rows
+
+    def edit(self, name: Name, puts: Mapping[str, Scalar], deletes: Sequence[str], author: bytes, time_s: int) -> bytes:
+        """The chunk of a change that makes these edits to the document as it is now."""
+        return self._document(name).edit(puts, deletes, actor_id(author, *name), time_s)
+
+    def values(self, name: Name, prefix: str) -> dict[str, Scalar]:
+        """Values of a document whose key begins with a prefix."""
+        return {key: value for key, value in self._document(name).items() if key.startswith(prefix)}
+
+    def close(self) -> None:
+        """Forget what is in memory; it is read again when needed."""
+        self._open.clear()
+        self._touched.clear()
+
+    def _document(self, name: Name) -> Document:
+        if name not in self._open:
+            self._open[name] = Document.build(self._chunks(name), name[0], self._limits)
+        return self._open[name]
+
+
+def actor_id(author: bytes, document: str, epoch: int) -> bytes:
+    """The Automerge actor as which an author writes a document: bound to all three, so no change can be moved."""
+    return hashlib.sha256(b"x0t/actor/1" + author + document.encode() + epoch.to_bytes(4, "big")).digest()
+
+
+def _row(name: Name, key: str, document: Document) -> DocumentRow | None:
+    texts = [msgspec.json.encode(conflict.value).decode() for conflict in document.conflicts(key)]
+    if not texts:
+        return None
+    return DocumentRow(document=name[0], epoch=name[1], key=key, value=texts[0], rivals=tuple(sorted(texts[1:])))

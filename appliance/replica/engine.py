@@ -1,0 +1,336 @@
+"""Engine: the one writer of a replica. Batches in; durable log, index and read model out.
+
+The order of its work is its promise: a batch is checked (`intake`), made durable (`commit`), and only then folded (`fold`)
+and told to others. A power cut between the two loses nothing: `load` folds what the log has and the view lacks. An arrival
+in the past takes back what follows it and folds that again; everything else costs by its own size.
+
+Synchronous and not thread-safe: `service` runs it on one thread of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from appliance.core.errors import X0tError, error
+from appliance.core.limits import LIMITS, Limits
+from appliance.replica.ancestry import Ancestry, Meta
+from appliance.replica.authority import Authority, Span
+from appliance.replica.batch import Batch, Sign, SignedBatch, Verify, build_batch, parse_batch, verify_batch
+from appliance.replica.documents import Documents, Name
+from appliance.replica.entries import ChangeEntry, CheckpointEntry, parse
+from appliance.replica.epochs import Epochs
+from appliance.replica.fold import Effect, Fold
+from appliance.replica.intake import Admitted, Intake, Missing, authority_entries, short
+from appliance.replica.marking import Marker
+from appliance.replica.parking import Parking
+from appliance.replica.rows import ChangeRow, DocumentRow, FrozenRow
+from appliance.replica.stores import START, Indexed, Log, Position, View
+from appliance.core.clock import hlc_next
+
+CHUNK = 500  # batches read from the log at once
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Which mesh this is, and who vouches for it."""
+
+    mesh: bytes
+    authority_key: bytes
+    channel: str = "control"
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What became of batches from elsewhere. A refusal names the batch (if it had a hash) and the error key."""
+
+    admitted: tuple[Admitted, ...]
+    refused: tuple[tuple[bytes | None, str], ...]
+    known: int
+
+
+class Engine:
+    """Log, authority, fold and documents of one channel of one mesh."""
+
+    def __init__(self, identity: Identity, log: Log, view: View, verify: Verify, limits: Limits = LIMITS) -> None:
+        self.identity = identity
+        self.limits = limits
+        self.refused: Counter[str] = Counter()
+        self._log = log
+        self._view = view
+        self._verify = verify
+        self._reset()
+
+    def _reset(self) -> None:
+        self.ancestry = Ancestry()
+        self.authority = Authority(self.ancestry)
+        self.parking = Parking(self.limits)
+        self.tips: dict[bytes, Meta] = {}
+        self.max_hlc = 0
+        self._marker = Marker(self.identity.mesh, self.identity.authority_key, self.authority, self._verify, self.limits)
+        self.intake = Intake(self.identity.mesh, self.authority, self._marker, self._find, self.limits)
+        self.documents = Documents(self._chunks, self.limits)
+        self._fold = Fold(self.authority, self.documents, self._view)
+        self._unwritten: list[Admitted] = []
+        self._unfolded: dict[bytes, tuple[int, Admitted]] = {}
+        self._spans: list[Span] = []
+        self._late: list[tuple[bytes, bytes, int]] = []
+        self._last: Position = START
+
+    # -- start
+
+    def load(self) -> int:
+        """Read the index, then fold what the log has and the view lacks; returns how many batches that were."""
+        self._reset()
+        for number, branch in enumerate(self._view.branches()):
+            if self.ancestry.open_branch(branch.author, branch.parent, branch.from_seq) != number:
+                raise error("replica.corrupt", path="view", reason="branch numbers have a gap")
+        for _, meta in self._view.heads():
+            self.ancestry.extend(meta)
+            self.tips[meta.hash] = meta
+            self.max_hlc = max(self.max_hlc, meta.hlc)
+        self._load_marks()
+        self._last = self._view.last_position()
+        return self._catch_up()
+
+    def _load_marks(self) -> None:
+        trusted = Marker(self.identity.mesh, self.identity.authority_key, self.authority, _trust, self.limits)
+        for arrival, meta in self._view.marked():
+            marks = authority_entries(self._read(arrival).batch, self.limits)
+            for mark in trusted.marks(meta, marks, self._find):
+                self.authority.add(mark)
+        for number, branch in enumerate(self.ancestry.branches):
+            if self.ancestry.branches_of(branch.author)[0] != number:
+                self.authority.fork(branch.author)
+        self._load_late()
+        self.authority.settle()
+
+    def _load_late(self) -> None:
+        for digest, checkpoint, entry in self._view.late():
+            meta = self._find(digest)
+            mark = next((m for m in self.authority.by_batch.get(checkpoint, ()) if m.index == entry), None)
+            if meta is not None and mark is not None:
+                self.authority.close_epoch(mark, [meta])
+
+    def _catch_up(self) -> int:
+        done = self._view.last_arrival()
+        count = 0
+        while rows := self._log.after(done, CHUNK):
+            for arrival, digest, blob in rows:
+                admitted = self.intake.admit(self._parse(arrival, blob), None, wanted=True)
+                if not isinstance(admitted, Admitted):
+                    raise error("replica.corrupt", path="log", reason=f"batch {short(digest)} does not follow")
+                self._entered(admitted)
+                self._unfolded[digest] = (arrival, admitted)
+                count += 1
+            self._unwritten = []
+            done = rows[-1][0]
+            self.fold()
+        return count
+
+    # -- batches in
+
+    def take(self, batches: Iterable[tuple[SignedBatch, bool]], now_ms: int) -> Taken:
+        """Check batches from elsewhere, each with whether its signature was verified. `commit` makes them durable."""
+        admitted: list[Admitted] = []
+        refused: list[tuple[bytes | None, str]] = []
+        known = 0
+        for signed, verified in batches:
+            queue = [(signed, verified)]
+            while queue:
+                batch, checked = queue.pop()
+                try:
+                    outcome = self._take_one(batch, now_ms, verified=checked)
+                except X0tError as err:
+                    self.refused[err.key] += 1
+                    refused.append((batch.hash, err.key))
+                    continue
+                if isinstance(outcome, Admitted):
+                    admitted.append(outcome)
+                    queue.extend((waiting, False) for waiting in self.parking.arrived(outcome.meta.hash))
+                elif outcome is None:
+                    known += 1
+        return Taken(admitted=tuple(admitted), refused=tuple(refused), known=known)
+
+    def _take_one(self, signed: SignedBatch, now_ms: int, *, verified: bool) -> Admitted | Missing | None:
+        if self.intake.known(signed):
+            return None
+        if not verified:
+            key = self.intake.author_key(signed.batch)
+            if key is not None and not verify_batch(signed, key, self._verify):
+                raise error("batch.signature", batch=short(signed.hash))
+            verified = key is not None
+        outcome = self.intake.admit(signed, now_ms, wanted=self.parking.is_wanted(signed.hash), verified=verified)
+        if isinstance(outcome, Missing):
+            self.parking.park(signed, outcome.hashes)
+        elif isinstance(outcome, Admitted):
+            self._entered(outcome)
+        return outcome
+
+    def author(self, author: bytes, entries: Sequence[tuple[str, bytes]], sign: Sign, now_ms: int) -> Admitted:
+        """Write a batch of our own after everything that this replica knows. `commit` makes it durable."""
+        if self.authority.is_frozen(author):
+            raise error("replica.frozen", author=short(author))
+        head = self.ancestry.head(author)
+        prev = head.hash if head is not None else None
+        batch = Batch(
+            version=1,
+            mesh=self.identity.mesh,
+            channel=self.identity.channel,
+            author=author,
+            seq=head.seq + 1 if head is not None else 1,
+            prev=prev,
+            parents=self._parents(prev),
+            hlc=hlc_next(self.max_hlc, now_ms),
+            entries=tuple(entries),
+        )
+        outcome = self.intake.admit(build_batch(batch, sign, self.limits), None, verified=True)
+        if not isinstance(outcome, Admitted):
+            raise error("replica.corrupt", path="log", reason="our own batch does not follow what we hold")
+        self._entered(outcome)
+        return outcome
+
+    def _parents(self, prev: bytes | None) -> tuple[bytes, ...]:
+        tips = [meta for meta in self.tips.values() if meta.hash != prev and not self.authority.is_frozen(meta.author)]
+        tips.sort(key=lambda meta: (meta.mark, meta.hlc, meta.hash), reverse=True)
+        return tuple(sorted(meta.hash for meta in tips[: self.limits.batch_parents]))
+
+    def _entered(self, admitted: Admitted) -> None:
+        batch, meta = admitted.signed.batch, admitted.meta
+        for digest in batch.dependencies():
+            self.tips.pop(digest, None)
+        self.tips[meta.hash] = meta
+        self.max_hlc = max(self.max_hlc, meta.hlc)
+        self._unwritten.append(admitted)
+        if self.authority.checkpoints:
+            self._late.extend(self.authority.note_late(meta))
+        if meta.mark:
+            self._close_epochs(admitted)
+
+    def _close_epochs(self, admitted: Admitted) -> None:
+        for mark in self.authority.by_batch.get(admitted.meta.hash, ()):
+            if isinstance(mark.body, CheckpointEntry) and mark.void is None:
+                late = self._epochs().close(mark, admitted.signed.batch)
+                self._late.extend((meta.hash, mark.meta.hash, mark.index) for meta in late)
+                self.authority.close_epoch(mark, late)
+
+    def _epochs(self) -> Epochs:
+        pending = {digest: admitted for digest, (_, admitted) in self._unfolded.items()}
+        pending.update((admitted.meta.hash, admitted) for admitted in self._unwritten)
+        return Epochs(self._log, self._view, pending, self.authority.late)
+
+    def commit(self) -> tuple[Admitted, ...]:
+        """Make everything that was taken or authored durable. After a failure the engine must be loaded again."""
+        written, self._unwritten = self._unwritten, []
+        if not written:
+            return ()
+        last = self._log.append([(admitted.meta.hash, admitted.signed.blob) for admitted in written])
+        first = last - len(written) + 1
+        for number, admitted in enumerate(written):
+            self._unfolded[admitted.meta.hash] = (first + number, admitted)
+        return tuple(written)
+
+    @property
+    def unfolded(self) -> int:
+        """Batches that are durable and not yet folded."""
+        return len(self._unfolded)
+
+    # -- fold
+
+    def fold(self) -> dict[bytes, tuple[Effect, ...]]:
+        """Bring index and read model up to the log; returns the effects of the batches that are new to them."""
+        self._spans.extend(self.authority.settle())
+        pending = sorted(self._unfolded.values(), key=lambda item: item[1].meta.position)
+        if not pending and not self._spans:
+            return {}
+        with self._view.transaction():
+            effects = self._fold_in(pending)
+            self._derive()
+            self._view.flush()
+        self._unfolded = {}
+        self._spans, self._late, self.intake.new_branches = [], [], []
+        return effects
+
+    def _fold_in(self, pending: list[tuple[int, Admitted]]) -> dict[bytes, tuple[Effect, ...]]:
+        self._view.add_branches(self.intake.new_branches)
+        self._view.add_late(self._late)
+        again = [self._view.first_position(span.author, span.seq, span.after) for span in self._spans]
+        start = min([item.meta.position for _, item in pending[:1]] + [place for place in again if place is not None], default=None)
+        self._view.index(Indexed(arrival, item.meta) for arrival, item in pending)
+        if start is None:
+            return {}
+        effects: dict[bytes, tuple[Effect, ...]] = {}
+        if start > self._last:
+            for _, item in pending:
+                effects[item.meta.hash] = self._fold.apply(item.signed, item.meta)
+        else:
+            self._take_back(start)
+            for signed, meta in self._from(start):
+                applied = self._fold.apply(signed, meta)
+                if meta.hash in self._unfolded:
+                    effects[meta.hash] = applied
+        self._last = max(self._last, pending[-1][1].meta.position) if pending else self._last
+        return effects
+
+    def _take_back(self, start: Position) -> None:
+        for name, change in self._view.changes_from(start):
+            self.documents.retract(name, change)
+        self._view.undo_from(start)
+
+    def _from(self, start: Position) -> Iterator[tuple[SignedBatch, Meta]]:
+        while rows := self._view.from_position(start, CHUNK):
+            for arrival, meta in rows:
+                waiting = self._unfolded.get(meta.hash)
+                yield (waiting[1].signed if waiting else self._read(arrival)), meta
+            last = rows[-1].meta
+            start = (last.hlc, last.hash + b"\0")  # the next place: longer bytes sort right after
+
+    def _derive(self) -> None:
+        for name, keys, rows in self.documents.settle():
+            self._view.replace(DocumentRow, [(*name, key) for key in keys], rows)
+        forked = self.authority.forked_authors()
+        self._view.replace(FrozenRow, [(author,) for author in forked], [self._frozen_row(author) for author in forked])
+
+    def _frozen_row(self, author: bytes) -> FrozenRow:
+        seq = self.authority.fork_seq(author) or 1
+        proof = self._view.at_seq(author, seq)
+        return FrozenRow(
+            author=author, seq=seq, proof_a=proof[0], proof_b=proof[1], decided=int(not self.authority.is_frozen(author))
+        )
+
+    # -- reading
+
+    def _find(self, digest: bytes) -> Meta | None:
+        found = self._unfolded.get(digest)
+        if found is not None:
+            return found[1].meta
+        indexed = self._view.lookup(digest)
+        if indexed is None:
+            return None
+        return msgspec.structs.replace(indexed.meta, reach=self.ancestry.intern(indexed.meta.reach))
+
+    def _read(self, arrival: int) -> SignedBatch:
+        return self._parse(arrival, self._log.blob(arrival))
+
+    def _parse(self, arrival: int, blob: bytes | None) -> SignedBatch:
+        if blob is None:
+            raise error("replica.archived", arrival=arrival)
+        return parse_batch(blob, self.limits)
+
+    def _chunks(self, name: Name) -> Iterator[bytes]:
+        """Change chunks of a document that have effect, in the order of the fold."""
+        rows = [row for row in self._view.rows(ChangeRow) if isinstance(row, ChangeRow) and (row.document, row.epoch) == name]
+        for row in sorted(rows, key=lambda item: (item.hlc, item.batch, item.entry)):
+            indexed = self._view.lookup(row.batch)
+            if indexed is None:
+                raise error("replica.corrupt", path="view", reason=f"batch {short(row.batch)} is not in the index")
+            waiting = self._unfolded.get(row.batch)
+            signed = waiting[1].signed if waiting else self._read(indexed.arrival)
+            body = parse(*signed.batch.entries[row.entry], self.limits)
+            if isinstance(body, ChangeEntry):
+                yield body.chunk
+
+
+def _trust(_key: bytes, _message: bytes, _signature: bytes, _context: bytes) -> bool:
+    """For what this replica verified when it arrived; `verify` checks the whole log again."""
+    return True

@@ -1,0 +1,107 @@
+"""Entries: the bodies that batches carry in this release, each a canonical CBOR array with its own strict schema.
+
+An entry is a kind and a body. A kind that a replica does not know is kept and has no effect, so newer nodes may write
+what older ones cannot read. This module only describes and parses; what an entry does is the fold's business.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from appliance.core import canonical
+from appliance.core.errors import X0tError, error
+from appliance.core.limits import LIMITS, Limits
+from appliance.replica.batch import Hash
+from appliance.trust.grants import Role
+
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=LIMITS.text_bytes)]
+Note = Annotated[str, msgspec.Meta(max_length=LIMITS.text_bytes)]
+Seq = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class GrantEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="grant", gc=False):
+    """Publishes a signed grant (COSE_Sign1, domain `x0t/grant/1`)."""
+
+    grant: bytes
+
+
+class RevokeEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="revoke", gc=False):
+    """Takes roles from a key. The cut is the last batch of the target that keeps its effect; seq 0 keeps none."""
+
+    target: Hash
+    roles: tuple[Role, ...]  # sorted; () takes all
+    cut_seq: Seq
+    cut_head: Hash | None
+    reason: Note
+
+
+class ThawEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="thaw", gc=False):
+    """An owner's decision on a forked log: the branch that holds `keep` counts again."""
+
+    author: Hash
+    keep: Hash
+    reason: Note
+
+
+class AnnounceEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="announce", gc=False):
+    """What a member says of itself: a name for people, host:port endpoints, the software it runs."""
+
+    name: Text
+    endpoints: Annotated[tuple[Text, ...], msgspec.Meta(max_length=8)]
+    software: Note
+
+
+class ChangeEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="change", gc=False):
+    """One Automerge change chunk of a document."""
+
+    document: Text
+    epoch: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    chunk: Annotated[bytes, msgspec.Meta(min_length=1, max_length=LIMITS.change_bytes)]
+
+
+class CheckpointEntry(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="checkpoint", gc=False
+):
+    """Closes an epoch: of the batches up to `horizon` only those in this batch's past count from now on."""
+
+    epoch: Annotated[int, msgspec.Meta(ge=1, lt=2**32)]
+    horizon: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # HLC
+    count: Seq  # batches covered
+    digest: Hash  # SHA-256 over their hashes in fold order
+
+
+EntryBody = GrantEntry | RevokeEntry | ThawEntry | AnnounceEntry | ChangeEntry | CheckpointEntry
+AuthorityBody = GrantEntry | RevokeEntry | ThawEntry | CheckpointEntry
+B = TypeVar("B", GrantEntry, RevokeEntry, ThawEntry, AnnounceEntry, ChangeEntry, CheckpointEntry)
+
+BODIES: dict[str, type[EntryBody]] = {
+    "grant": GrantEntry,
+    "revoke": RevokeEntry,
+    "thaw": ThawEntry,
+    "announce": AnnounceEntry,
+    "change": ChangeEntry,
+    "checkpoint": CheckpointEntry,
+}
+AUTHORITY_KINDS = frozenset({"grant", "revoke", "thaw", "checkpoint"})
+
+
+def make(body: EntryBody) -> tuple[str, bytes]:
+    """The (kind, body) pair that a batch carries."""
+    fields = msgspec.to_builtins(body, builtin_types=(bytes,))
+    return fields[0], canonical.encode(fields[1:])
+
+
+def parse(kind: str, body: bytes, limits: Limits = LIMITS) -> EntryBody | None:
+    """The body of an entry; None for a kind that this release does not know. Raises `entry.malformed`."""
+    schema = BODIES.get(kind)
+    if schema is None:
+        return None
+    try:
+        fields = canonical.decode(body, limits=limits)
+        if not isinstance(fields, list):
+            raise error("entry.malformed", kind=kind, reason="not an array")
+        return msgspec.convert([kind, *fields], schema)
+    except (X0tError, msgspec.ValidationError) as err:
+        raise error("entry.malformed", kind=kind, reason=str(err)) from err

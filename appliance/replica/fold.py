@@ -1,0 +1,190 @@
+"""Fold: from batches in their one order to the rows of the read model.
+
+Each entry takes effect or is kept as without effect, with a reason. The verdict depends on the batch, on its causal past
+and on the standings that `authority` settled; the rows depend on the entries before it in the order. Both are functions of
+the set of batches, so replicas that hold the same batches hold the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from appliance.core.errors import X0tError
+from appliance.replica.ancestry import Meta
+from appliance.replica.authority import Authority
+from appliance.replica.batch import SignedBatch
+from appliance.replica.documents import DOCUMENTS, Documents
+from appliance.replica.entries import (
+    AnnounceEntry,
+    ChangeEntry,
+    CheckpointEntry,
+    EntryBody,
+    GrantEntry,
+    RevokeEntry,
+    ThawEntry,
+    parse,
+)
+from appliance.replica.marks import Mark, Standing
+from appliance.replica.rows import ChangeRow, CheckpointRow, GrantRow, NodeRow, NoEffectRow, RevocationRow, ThawRow
+from appliance.replica.stores import State
+from appliance.trust.grants import Role
+
+REASONS: Mapping[str, str] = {
+    "conflict": "it stands in a circle of concurrent revocations and lost to a more senior one",
+    "epoch": "another checkpoint of the same epoch, by a more senior owner, is in force",
+    "expired": "the author's grant was not valid at that time",
+    "frozen": "the author's log is forked and no owner has decided which branch counts",
+    "late": "a checkpoint closed its epoch before it arrived",
+    "malformed": "the entry does not have the form of its kind",
+    "revoked": "the author's role was revoked and this lies beyond the cut",
+    "role": "the author held no role that allows it in the batch's past",
+    "unknown": "this release does not know the kind of entry",
+}  # a reason that is not here is the key of an error
+
+
+class Effect(msgspec.Struct, frozen=True, gc=False):
+    """What became of one entry. `reason` is None if it took effect, else a key of REASONS or of an error."""
+
+    index: int
+    kind: str
+    reason: str | None
+
+    @property
+    def ok(self) -> bool:
+        """True if the entry took effect."""
+        return self.reason is None
+
+
+class Fold:
+    """Applies batches, one after another in fold order, to the state."""
+
+    def __init__(self, authority: Authority, documents: Documents, state: State) -> None:
+        self._authority = authority
+        self._documents = documents
+        self._state = state
+
+    def apply(self, signed: SignedBatch, meta: Meta) -> tuple[Effect, ...]:
+        """Fold one batch; its place is that of `meta`."""
+        self._state.begin(meta.position)
+        effects: list[Effect] = []
+        for index, (kind, body) in enumerate(signed.batch.entries):
+            reason = self._entry(meta, index, kind, body)
+            if reason is not None:
+                self._state.put(
+                    NoEffectRow(
+                        batch=meta.hash, entry=index, author=meta.author, seq=meta.seq, hlc=meta.hlc, kind=kind, reason=reason
+                    )
+                )
+            effects.append(Effect(index, kind, reason))
+        return tuple(effects)
+
+    def _entry(self, meta: Meta, index: int, kind: str, body: bytes) -> str | None:
+        try:
+            entry = parse(kind, body)
+            if entry is None:
+                return "unknown"
+            return self._dispatch(meta, index, entry)
+        except X0tError as err:
+            return "malformed" if err.key == "entry.malformed" else err.key
+
+    def _dispatch(self, meta: Meta, index: int, entry: EntryBody) -> str | None:
+        match entry:
+            case AnnounceEntry():
+                return self._announce(meta, entry)
+            case ChangeEntry():
+                return self._change(meta, index, entry)
+            case GrantEntry() | RevokeEntry() | ThawEntry() | CheckpointEntry():
+                mark = next(item for item in self._authority.by_batch[meta.hash] if item.index == index)
+                self._put_mark(mark)
+                return mark.reason if mark.standing is Standing.OUT else None
+
+    def _announce(self, meta: Meta, entry: AnnounceEntry) -> str | None:
+        reason = self._authority.verdict(meta, Role.MEMBER)
+        if reason is None:
+            self._state.put(
+                NodeRow(
+                    node=meta.author, name=entry.name, endpoints=entry.endpoints, software=entry.software, batch=meta.hash
+                )
+            )
+        return reason
+
+    def _change(self, meta: Meta, index: int, entry: ChangeEntry) -> str | None:
+        change = self._documents.decode(entry)
+        name = (entry.document, entry.epoch)
+        reason = self._authority.verdict(meta, DOCUMENTS[name].need, self._documents.scope(name, change))
+        if reason is not None:
+            return reason
+        self._documents.admit(name, change, entry.chunk, meta.author)
+        self._state.put(
+            ChangeRow(
+                document=name[0], epoch=name[1], change=change.hash, batch=meta.hash, entry=index, hlc=meta.hlc
+            )
+        )
+        return None
+
+    def _put_mark(self, mark: Mark) -> None:
+        meta, body, reason = mark.meta, mark.body, mark.reason if mark.standing is Standing.OUT else ""
+        match body:
+            case GrantEntry():
+                self._put_grant(mark, reason)
+            case RevokeEntry():
+                self._state.put(
+                    RevocationRow(
+                        batch=meta.hash,
+                        entry=mark.index,
+                        target=body.target,
+                        author=meta.author,
+                        roles=tuple(role.value for role in body.roles),
+                        cut_seq=body.cut_seq,
+                        note=body.reason,
+                        reason=reason,
+                    )
+                )
+            case ThawEntry():
+                self._state.put(
+                    ThawRow(
+                        batch=meta.hash,
+                        entry=mark.index,
+                        author=body.author,
+                        owner=meta.author,
+                        keep=body.keep,
+                        note=body.reason,
+                        reason=reason,
+                    )
+                )
+            case CheckpointEntry():
+                self._state.put(
+                    CheckpointRow(
+                        batch=meta.hash,
+                        entry=mark.index,
+                        epoch=body.epoch,
+                        owner=meta.author,
+                        horizon=body.horizon,
+                        count=body.count,
+                        digest=body.digest,
+                        reason=reason,
+                    )
+                )
+
+    def _put_grant(self, mark: Mark, reason: str) -> None:
+        grant = mark.grant
+        if grant is None:
+            return  # forged or widened: the entry is listed among those without effect
+        self._state.put(
+            GrantRow(
+                batch=mark.meta.hash,
+                entry=mark.index,
+                grant_id=mark.grant_id,
+                subject=grant.subject,
+                issuer=grant.issuer,
+                roles=tuple(role.value for role in grant.roles),
+                scope=grant.scope,
+                delegate=grant.delegate,
+                depth=mark.depth,
+                not_before_ms=grant.not_before_ms,
+                not_after_ms=grant.not_after_ms,
+                reason=reason,
+            )
+        )

@@ -1,0 +1,149 @@
+"""Marking: makes marks from authority entries, judging each by its batch's causal past.
+
+What is found wrong here (a forged or widened grant, a cut that is not the target's, a missing role) is wrong on every
+replica and for ever, so the mark is void from the start. Whether a sound mark has effect is for `authority` to settle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from appliance.core.errors import X0tError, error
+from appliance.core.limits import LIMITS, Limits
+from appliance.replica.ancestry import Meta
+from appliance.replica.authority import Authority
+from appliance.replica.batch import Verify
+from appliance.replica.entries import AuthorityBody, CheckpointEntry, GrantEntry, RevokeEntry, ThawEntry
+from appliance.replica.marks import Mark
+from appliance.trust.grants import Grant, Role, grant_id, narrows, open_grant, peek_grant
+
+Lookup = Callable[[bytes], Meta | None]
+STRONG = frozenset({Role.OWNER, Role.ADMIN})  # only an owner takes these away
+
+
+class Marker:
+    """Makes the marks of one mesh. `verify(public_key, message, signature, context)` is a provider's."""
+
+    def __init__(
+        self, mesh: bytes, authority_key: bytes, authority: Authority, verify: Verify, limits: Limits = LIMITS
+    ) -> None:
+        self._mesh = mesh
+        self._authority_key = authority_key
+        self._authority = authority
+        self._verify = verify
+        self._limits = limits
+
+    def opening(self, meta: Meta, entries: Sequence[tuple[int, AuthorityBody]]) -> list[Grant]:
+        """Grants by the mesh authority to the batch's own author: with one of these a log may begin."""
+        found: list[Grant] = []
+        for _, body in entries:
+            if isinstance(body, GrantEntry):
+                try:
+                    grant = self._open(meta, body.grant)
+                except X0tError:
+                    continue
+                if grant.issuer == self._mesh and grant.subject == meta.author:
+                    found.append(grant)
+        return found
+
+    def marks(self, meta: Meta, entries: Sequence[tuple[int, AuthorityBody]], lookup: Lookup) -> list[Mark]:
+        """One mark for each authority entry of a batch."""
+        return [self._mark(Mark(meta, index, body), lookup) for index, body in entries]
+
+    def _mark(self, mark: Mark, lookup: Lookup) -> Mark:
+        body = mark.body
+        try:
+            if isinstance(body, GrantEntry):
+                self._mark_grant(mark, body)
+            elif isinstance(body, RevokeEntry):
+                self._mark_revocation(mark, body, lookup)
+            elif isinstance(body, ThawEntry):
+                self._mark_thaw(mark, body, lookup)
+            else:
+                self._mark_checkpoint(mark, body)
+        except X0tError as err:
+            mark.void = err.key
+        return mark
+
+    def _mark_grant(self, mark: Mark, body: GrantEntry) -> None:
+        grant = self._open(mark.meta, body.grant)
+        mark.grant, mark.grant_id = grant, grant_id(body.grant)
+        if grant.issuer == self._mesh:
+            mark.root = True
+            return
+        mark.needs = frozenset(grant.roles)
+        reason: X0tError = error("grant.issuer")
+        supports: list[Mark] = []
+        for parent in self._authority.grants.get(grant.issuer, ()):
+            if parent.grant is None or parent.void is not None or parent.grant_id != grant.parent:
+                continue
+            if not self._authority.precedes(parent, mark.meta) or not self._authority.in_time(parent, mark.meta):
+                continue
+            try:
+                narrows(grant, parent.grant)
+            except X0tError as err:
+                reason = err
+                continue
+            supports.append(parent)
+        if not supports:
+            mark.grant = None
+            raise reason
+        mark.supports = tuple(supports)
+        mark.depth = 1 + min(parent.depth for parent in supports)
+        if mark.depth >= self._limits.grant_depth:
+            mark.grant = None
+            raise error("grant.depth", limit=self._limits.grant_depth)
+
+    def _open(self, meta: Meta, blob: bytes) -> Grant:
+        """The grant, if its issuer signed it and its issuer is who publishes it (or the mesh authority)."""
+        issuer = peek_grant(blob).issuer
+        if issuer == self._mesh:
+            key: bytes | None = self._authority_key
+        else:
+            key = self._authority.key_of(issuer) if issuer == meta.author else None
+        if key is None:
+            raise error("grant.issuer")
+        grant = open_grant(blob, self._verify, key)
+        if grant.mesh != self._mesh:
+            raise error("grant.mesh")
+        return grant
+
+    def _mark_revocation(self, mark: Mark, body: RevokeEntry, lookup: Lookup) -> None:
+        if body.cut_head is not None:
+            cut = lookup(body.cut_head)
+            if cut is None or cut.author != body.target or cut.seq != body.cut_seq:
+                raise error("revoke.cut")
+            mark.cut = cut
+        elif body.cut_seq:
+            raise error("revoke.cut")
+        held = [g for g in self._authority.grants.get(body.target, ()) if self._authority.precedes(g, mark.meta)]
+        strong = any(g.grant is not None and not STRONG.isdisjoint(g.grant.roles) for g in held)
+        own = body.target == mark.meta.author
+        need = Role.MEMBER if own else Role.OWNER if strong else Role.ADMIN
+        self._rest_on(mark, need)
+
+    def _mark_thaw(self, mark: Mark, body: ThawEntry, lookup: Lookup) -> None:
+        keep = lookup(body.keep)
+        if keep is None or keep.author != body.author:
+            raise error("thaw.keep")
+        mark.keep = keep
+        if body.author == mark.meta.author:
+            raise error("thaw.self")
+        self._rest_on(mark, Role.OWNER)
+
+    def _mark_checkpoint(self, mark: Mark, body: CheckpointEntry) -> None:
+        if body.horizon > mark.meta.hlc:
+            raise error("checkpoint.horizon")
+        self._rest_on(mark, Role.OWNER)
+
+    def _rest_on(self, mark: Mark, need: Role) -> None:
+        mark.needs = frozenset({need})
+        mark.supports = tuple(
+            grant
+            for grant in self._authority.grants.get(mark.meta.author, ())
+            if grant.void is None
+            and self._authority.entitles(grant, mark.meta, need)
+            and self._authority.in_time(grant, mark.meta)
+        )
+        if not mark.supports:
+            raise error("grant.role", role=need.value)

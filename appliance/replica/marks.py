@@ -1,0 +1,82 @@
+"""Marks: the entries that give or take authority, each with what it rests on and what is known of its standing.
+
+A mark is made once, when its batch is admitted, from the batch's causal past alone; so every replica makes the same
+one. Only its standing can change later, when a revocation, a fork or a checkpoint arrives; `authority` settles that.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from appliance.replica.ancestry import Meta
+from appliance.replica.entries import AuthorityBody, GrantEntry
+from appliance.trust.grants import Grant, Role
+
+ALL_ROLES = frozenset(Role)
+
+
+class Standing(enum.Enum):
+    """Whether a mark has effect. OPEN exists only while standings are being settled."""
+
+    IN = "in"
+    OUT = "out"
+    OPEN = "open"
+
+
+def implied(roles: frozenset[Role]) -> frozenset[Role]:
+    """Every role that these roles include: an owner may do all; whoever holds any role may do what a member may."""
+    if Role.OWNER in roles:
+        return ALL_ROLES
+    return roles | {Role.MEMBER} if roles else roles
+
+
+class Mark:
+    """One authority entry. Identity is (batch hash, entry index); mutable in `standing` and `reason` only."""
+
+    __slots__ = (
+        "body", "cut", "depth", "grant", "grant_id", "index", "keep", "meta", "needs", "reason", "root", "standing", "supports",
+        "void",
+    )  # fmt: skip
+
+    def __init__(self, meta: Meta, index: int, body: AuthorityBody) -> None:
+        self.meta = meta
+        self.index = index
+        self.body = body
+        self.supports: tuple[Mark, ...] = ()  # grants in the causal past that entitle the author
+        self.needs: frozenset[Role] = frozenset()  # roles that a support must still give
+        self.root = False  # a grant signed by the mesh authority itself needs no support
+        self.void: str | None = None  # a reason that no later arrival can lift
+        self.grant: Grant | None = None
+        self.grant_id = b""
+        self.depth = 0  # of a grant: delegations between it and the authority
+        self.cut: Meta | None = None  # of a revocation: last batch of the target that keeps its effect
+        self.keep: Meta | None = None  # of a thaw: a batch on the branch that counts again
+        self.standing = Standing.OPEN
+        self.reason = ""
+
+    @property
+    def key(self) -> tuple[int, bytes, int]:
+        """Place in the fold: (hlc, batch hash, entry index)."""
+        return (self.meta.hlc, self.meta.hash, self.index)
+
+    @property
+    def seniority(self) -> tuple[int, int, bytes, int, bytes, int]:
+        """Smaller is more senior: fewer delegations from the authority, then the earlier grant, then the earlier mark.
+
+        Nothing in the first three parts is under the control of the key that wrote the mark, so backdating a
+        revocation wins nothing.
+        """
+        if not self.supports:
+            return (-1 if self.root else 1 << 30, 0, b"", *self.key)
+        best = min(self.supports, key=lambda grant: (grant.depth, grant.meta.position))
+        return (best.depth, *best.meta.position, *self.key)
+
+    def roles_left(self, taken: frozenset[Role]) -> frozenset[Role]:
+        """Roles that a grant still gives after a revocation of `taken` (empty: of all)."""
+        if self.grant is None or not taken:
+            return frozenset()
+        return implied(frozenset(self.grant.roles) - taken)
+
+    def is_grant(self) -> bool:
+        """True for a mark that publishes a grant."""
+        return isinstance(self.body, GrantEntry)

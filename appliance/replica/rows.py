@@ -1,0 +1,150 @@
+"""Rows: the read model, one frozen record a table row.
+
+The fold writes them, people and programs query them; they hold nothing that is local to a replica, so two replicas with
+the same batches hold the same rows, byte for byte. Storage keeps one SQLite table for each class: `TABLE` names it and
+the first `KEY` fields are its key. Hashes, ids and keys are raw bytes; times are ms since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """A row of the read model. Fields are int, str, bytes, None or a tuple of str (kept as a JSON array)."""
+
+    TABLE: ClassVar[str]
+    KEY: ClassVar[int]
+
+
+class GrantRow(Row, frozen=True):
+    """A published grant. `reason` is empty while it has effect."""
+
+    TABLE: ClassVar[str] = "grants"
+    KEY: ClassVar[int] = 2
+    batch: bytes
+    entry: int
+    grant_id: bytes
+    subject: bytes
+    issuer: bytes
+    roles: tuple[str, ...]
+    scope: tuple[str, ...]
+    delegate: int
+    depth: int
+    not_before_ms: int
+    not_after_ms: int
+    reason: str
+
+
+class RevocationRow(Row, frozen=True):
+    """A published revocation. `reason` is empty while it has effect."""
+
+    TABLE: ClassVar[str] = "revocations"
+    KEY: ClassVar[int] = 2
+    batch: bytes
+    entry: int
+    target: bytes
+    author: bytes
+    roles: tuple[str, ...]
+    cut_seq: int
+    note: str
+    reason: str
+
+
+class ThawRow(Row, frozen=True):
+    """An owner's decision on a forked log."""
+
+    TABLE: ClassVar[str] = "thaws"
+    KEY: ClassVar[int] = 2
+    batch: bytes
+    entry: int
+    author: bytes
+    owner: bytes
+    keep: bytes
+    note: str
+    reason: str
+
+
+class CheckpointRow(Row, frozen=True):
+    """A checkpoint that closes an epoch."""
+
+    TABLE: ClassVar[str] = "checkpoints"
+    KEY: ClassVar[int] = 2
+    batch: bytes
+    entry: int
+    epoch: int
+    owner: bytes
+    horizon: int
+    count: int
+    digest: bytes
+    reason: str
+
+
+class NodeRow(Row, frozen=True):
+    """The latest of what a member said of itself."""
+
+    TABLE: ClassVar[str] = "nodes"
+    KEY: ClassVar[int] = 1
+    node: bytes
+    name: str
+    endpoints: tuple[str, ...]
+    software: str
+    batch: bytes
+
+
+class ChangeRow(Row, frozen=True):
+    """A change of a document that has effect, at its place in the fold."""
+
+    TABLE: ClassVar[str] = "document_changes"
+    KEY: ClassVar[int] = 3
+    document: str
+    epoch: int
+    change: bytes
+    batch: bytes
+    entry: int
+    hlc: int
+
+
+class NoEffectRow(Row, frozen=True):
+    """An entry that is kept and has no effect, with the reason."""
+
+    TABLE: ClassVar[str] = "no_effect"
+    KEY: ClassVar[int] = 2
+    batch: bytes
+    entry: int
+    author: bytes
+    seq: int
+    hlc: int
+    kind: str
+    reason: str
+
+
+class FrozenRow(Row, frozen=True):
+    """An author whose log forked, with the first two batches (by hash) that prove it."""
+
+    TABLE: ClassVar[str] = "frozen"
+    KEY: ClassVar[int] = 1
+    author: bytes
+    seq: int
+    proof_a: bytes
+    proof_b: bytes
+    decided: int  # 1 once an owner's decision in force clears a branch
+
+
+class DocumentRow(Row, frozen=True):
+    """One key of a document: the winning value as JSON text, and how many concurrent values it won over."""
+
+    TABLE: ClassVar[str] = "document_values"
+    KEY: ClassVar[int] = 3
+    document: str
+    epoch: int
+    key: str
+    value: str
+    rivals: tuple[str, ...]  # the losing values as JSON text, sorted
+
+
+FOLDED: tuple[type[Row], ...] = (GrantRow, RevocationRow, ThawRow, CheckpointRow, NodeRow, ChangeRow, NoEffectRow)
+DERIVED: tuple[type[Row], ...] = (FrozenRow, DocumentRow)
+TABLES = FOLDED + DERIVED

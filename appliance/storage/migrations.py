@@ -1,0 +1,95 @@
+"""Migrations: forward-only numbered schemas, each run in one transaction that also moves `user_version`.
+
+A database that is newer than this software is refused rather than guessed at. Nothing is ever migrated backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import apsw
+
+from appliance.core.errors import error
+
+LOG: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE batches (arrival INTEGER PRIMARY KEY, hash BLOB NOT NULL, blob BLOB);
+    """,
+)
+
+VIEW: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE branches (number INTEGER PRIMARY KEY, author BLOB NOT NULL, parent INTEGER, from_seq INTEGER NOT NULL);
+    CREATE INDEX branches_author ON branches (author);
+    CREATE TABLE batches (
+        arrival INTEGER PRIMARY KEY, hash BLOB NOT NULL, branch INTEGER NOT NULL, seq INTEGER NOT NULL,
+        hlc INTEGER NOT NULL, reach BLOB NOT NULL, mark INTEGER NOT NULL);
+    CREATE UNIQUE INDEX batches_hash ON batches (hash);
+    CREATE INDEX batches_branch ON batches (branch, seq);
+    CREATE INDEX batches_order ON batches (hlc, hash, branch, seq);
+    CREATE INDEX batches_mark ON batches (arrival) WHERE mark = 1;
+    CREATE TABLE late (hash BLOB PRIMARY KEY, checkpoint BLOB NOT NULL, entry INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE undo (
+        hlc INTEGER NOT NULL, hash BLOB NOT NULL, step INTEGER NOT NULL,
+        tbl TEXT NOT NULL, key BLOB NOT NULL, old BLOB, PRIMARY KEY (hlc, hash, step)) WITHOUT ROWID;
+    CREATE TABLE grants (
+        batch BLOB, entry INTEGER, grant_id BLOB NOT NULL, subject BLOB NOT NULL, issuer BLOB NOT NULL,
+        roles TEXT NOT NULL, scope TEXT NOT NULL, "delegate" INTEGER NOT NULL, depth INTEGER NOT NULL,
+        not_before_ms INTEGER NOT NULL, not_after_ms INTEGER NOT NULL, reason TEXT NOT NULL,
+        PRIMARY KEY (batch, entry)) WITHOUT ROWID;
+    CREATE TABLE revocations (
+        batch BLOB, entry INTEGER, target BLOB NOT NULL, author BLOB NOT NULL, roles TEXT NOT NULL,
+        cut_seq INTEGER NOT NULL, note TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (batch, entry)) WITHOUT ROWID;
+    CREATE TABLE thaws (
+        batch BLOB, entry INTEGER, author BLOB NOT NULL, owner BLOB NOT NULL, keep BLOB NOT NULL, note TEXT NOT NULL,
+        reason TEXT NOT NULL, PRIMARY KEY (batch, entry)) WITHOUT ROWID;
+    CREATE TABLE checkpoints (
+        batch BLOB, entry INTEGER, epoch INTEGER NOT NULL, owner BLOB NOT NULL, horizon INTEGER NOT NULL,
+        count INTEGER NOT NULL, digest BLOB NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (batch, entry)) WITHOUT ROWID;
+    CREATE TABLE nodes (
+        node BLOB PRIMARY KEY, name TEXT NOT NULL, endpoints TEXT NOT NULL, software TEXT NOT NULL, batch BLOB NOT NULL
+        ) WITHOUT ROWID;
+    CREATE TABLE document_changes (
+        document TEXT, epoch INTEGER, change BLOB, batch BLOB NOT NULL, entry INTEGER NOT NULL, hlc INTEGER NOT NULL,
+        PRIMARY KEY (document, epoch, change)) WITHOUT ROWID;
+    CREATE INDEX document_changes_order ON document_changes (hlc, batch, entry);
+    CREATE TABLE no_effect (
+        batch BLOB, entry INTEGER, author BLOB NOT NULL, seq INTEGER NOT NULL, hlc INTEGER NOT NULL, kind TEXT NOT NULL,
+        reason TEXT NOT NULL, PRIMARY KEY (batch, entry)) WITHOUT ROWID;
+    CREATE TABLE frozen (
+        author BLOB PRIMARY KEY, seq INTEGER NOT NULL, proof_a BLOB NOT NULL, proof_b BLOB NOT NULL,
+        decided INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE document_values (
+        document TEXT, epoch INTEGER, key TEXT, value TEXT NOT NULL, rivals TEXT NOT NULL,
+        PRIMARY KEY (document, epoch, key)) WITHOUT ROWID;
+    """,
+)
+
+
+def open_database(path: str, steps: Sequence[str], *, full: bool, vfs: str | None = None) -> apsw.Connection:
+    """Open in WAL mode with synchronous FULL or NORMAL and bring the schema up to date."""
+    try:
+        connection = apsw.Connection(path, vfs=vfs)
+        connection.set_busy_timeout(5000)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA cache_size=-8192")  # KiB
+        _migrate(connection, steps, path)
+    except (apsw.NotADBError, apsw.CorruptError) as err:
+        raise error("replica.corrupt", path=path, reason=str(err)) from err
+    except apsw.CantOpenError as err:
+        raise error("replica.read_only", path=path) from err
+    return connection
+
+
+def _migrate(connection: apsw.Connection, steps: Sequence[str], path: str) -> None:
+    version = connection.pragma("user_version")
+    if not isinstance(version, int) or version > len(steps):
+        raise error("replica.corrupt", path=path, reason=f"schema {version} is newer than this software")
+    for number, step in enumerate(steps[version:], start=version + 1):
+        with connection:
+            connection.execute(step)
+            connection.execute(f"PRAGMA user_version={number}")

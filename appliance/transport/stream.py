@@ -1,0 +1,129 @@
+"""A stream of whole messages to and from one known peer: a WebSocket (RFC 6455) over PQ TLS, without compression.
+
+It carries bytes and never looks into them. The end of a stream is said by a close frame; a connection that ends
+without one was cut, and `receive` says so. What must not be lost is acknowledged by the protocol above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from aiohttp import ClientWebSocketResponse, WebSocketError, WSCloseCode, WSMsgType
+from aiohttp.web import WebSocketResponse
+
+from appliance.core.errors import X0tError, error
+from appliance.core.limits import Limits
+from appliance.transport.peers import PeerIdentity
+
+CLOSED_FOR_A_REASON: Final = 4000  # RFC 6455 section 7.4.2: 4000 to 4999 are private
+_REASON_BYTES: Final = 123  # section 5.5: a control frame holds 125 bytes, two of them the code
+_WELL = (WSCloseCode.OK, WSCloseCode.GOING_AWAY)
+
+WebSocket = ClientWebSocketResponse[bool] | WebSocketResponse[bool]
+
+
+class Stream(Protocol):
+    """What the owner of a stream may do. One task receives; any task may send or close.
+
+    `receive` must be waited for most of the time: it also answers the peer's pings, and a peer that gets no answer
+    for half of `Limits.heartbeat_s` goes away.
+    """
+
+    @property
+    def peer(self) -> PeerIdentity:
+        """Who is at the other end."""
+        ...
+
+    async def send(self, message: bytes) -> None:
+        """Hand over one message; returns when the peer is not more than some 600 KiB behind.
+
+        `stream.cut` when the connection is gone, `stream.message_size` for a message over the limit.
+        """
+        ...
+
+    async def receive(self) -> bytes | None:
+        """The next message; None after a proper end.
+
+        `stream.cut`, `stream.closed_by_peer` (with the peer's reason), `stream.message_size`, `stream.message_kind`.
+        """
+        ...
+
+    async def close(self, reason: str = "") -> None:
+        """End the stream within two seconds; a *reason* (an error key) reaches the peer. Harmless when repeated."""
+        ...
+
+
+class WebSocketStream:
+    """`Stream` over a WebSocket of aiohttp, from either side. *release* lets go of the connection below."""
+
+    def __init__(
+        self, socket: WebSocket, peer: PeerIdentity, limits: Limits, release: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._socket = socket
+        self._peer = peer
+        self._limits = limits
+        self._release = release
+        self._is_ended = False
+
+    @property
+    def peer(self) -> PeerIdentity:
+        """See `Stream`."""
+        return self._peer
+
+    async def send(self, message: bytes) -> None:
+        """See `Stream`."""
+        if len(message) > self._limits.sync_frame_bytes:
+            raise error("stream.message_size", limit=self._limits.sync_frame_bytes)
+        try:
+            await self._socket.send_bytes(message)
+        except ConnectionError as err:
+            raise error("stream.cut", reason="it is closed") from err
+
+    async def receive(self) -> bytes | None:
+        """See `Stream`."""
+        if self._is_ended:
+            return None
+        message = await self._socket.receive()
+        match message.type:
+            case WSMsgType.BINARY:
+                return bytes(message.data)
+            case WSMsgType.CLOSE:
+                self._is_ended = True
+                if message.data in _WELL and not message.extra:
+                    return None
+                raise error("stream.closed_by_peer", reason=message.extra or f"code {message.data}")
+            case WSMsgType.CLOSING | WSMsgType.CLOSED if self._is_ended:  # by our own close()
+                return None
+            case WSMsgType.TEXT:
+                await self.close("stream.message_kind")
+                raise error("stream.message_kind")
+            case _:
+                self._is_ended = True
+                raise self._why_cut(message.data)
+
+    async def close(self, reason: str = "") -> None:
+        """See `Stream`."""
+        self._is_ended = True
+        code = CLOSED_FOR_A_REASON if reason else WSCloseCode.OK
+        await self._part(code, reason.encode()[:_REASON_BYTES])
+
+    async def leave(self) -> None:
+        """Close because this node stops."""
+        self._is_ended = True
+        await self._part(WSCloseCode.GOING_AWAY, b"")
+
+    async def _part(self, code: int, reason: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._limits.refusal_s):
+                await self._socket.close(code=code, message=reason)
+        except TimeoutError:
+            pass  # the peer does not listen any more
+        finally:
+            await self._release()
+
+    def _why_cut(self, cause: object) -> X0tError:
+        if isinstance(cause, WebSocketError) and cause.code == WSCloseCode.MESSAGE_TOO_BIG:
+            return error("stream.message_size", limit=self._limits.sync_frame_bytes)
+        return error("stream.cut", reason=cause or "the peer left without a word")

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from appliance.core.errors import InputError
+from appliance.core.limits import Limits
+from appliance.daemon.config import Config, load, parse
+
+
+def test_an_empty_file_gives_the_defaults() -> None:
+    assert parse("") == Config()
+
+
+def test_a_missing_file_gives_the_defaults_unless_it_was_named(tmp_path: Path) -> None:
+    assert load(tmp_path / "none.toml", required=False) == Config()
+    with pytest.raises(InputError, match="there is no such file"):
+        load(tmp_path / "none.toml", required=True)
+
+
+def test_all_tables_are_read() -> None:
+    config = parse(
+        """
+        data_dir = "/srv/x0t"
+        [listen]
+        port = 0
+        [[peers]]
+        address = "gateway-1:7330"
+        [sync]
+        compare_every = "2m"
+        [limits]
+        parked_bytes = "64MiB"
+        handshake_s = "5s"
+        """
+    )
+    assert config.data_dir == "/srv/x0t"
+    assert config.listen.port == 0
+    assert config.peers[0].address == "gateway-1:7330"
+    assert config.sync.compare_every == 120
+    limits = config.effective_limits()
+    assert (limits.parked_bytes, limits.handshake_s) == (64 << 20, 5)
+    assert limits.batch_bytes == Limits().batch_bytes
+
+
+@pytest.mark.parametrize(
+    "text,key,says",
+    [
+        ("data-dir = '/x'", "config.unknown_key", "did you mean `data_dir`?"),
+        ("[listen]\nprot = 1", "config.unknown_key", "did you mean `listen.port`?"),
+        ("[[peers]]\nadress = 'a:1'", "config.unknown_key", "did you mean `peers[0].address`?"),
+        ("[limits]\nbatch_bytes = '1KiB'", "config.unknown_key", "limits.batch_bytes"),
+        ("zzz = 1", "config.unknown_key", "known here: control, data_dir"),
+        ("[listen]\nport = 70000", "config.value", "listen.port"),
+        ("[listen]\nport = '1'", "config.value", "expected `int`"),
+        ("[sync]\ncompare_every = 30", "config.value", "expected text with a unit"),
+        ("[sync]\ncompare_every = '30 parsecs'", "config.value", "sync.compare_every"),
+        ("[sync]\ncompare_every = '500ms'", "config.value", "whole seconds"),
+        ("[[peers]]\naddress = 'nowhere'", "config.value", "peers[0].address"),
+        ("[[peers]]\naddress = 'a:1'\nnode = 'node1xx'", "config.value", "peers[0].node"),
+        ("[pq]\nprovider = 'rot13'", "config.value", "pq.provider"),
+        ("listen = 5", "config.value", "listen"),
+        ("port = ", "config.file", "Invalid value"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_file_and_place(text: str, key: str, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text, "/etc/x0t/x0td.toml")
+    assert caught.value.key == key
+    assert says in caught.value.message
+    assert "/etc/x0t/x0td.toml" in caught.value.message

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from appliance.core.errors import InputError, error
+from appliance.core.ids import NodeId
+from appliance.core.limits import Limits
+from appliance.daemon.links import Links, Target, parse_target
+
+A, B, C = (NodeId(bytes([n]) * 32) for n in (1, 2, 3))
+LIMITS = Limits(peer_backoff_min_s=0, peer_backoff_max_s=0)
+
+
+class Wire:
+    """One end of a connection in memory."""
+
+    def __init__(self, peer: NodeId, address: str = "b:1") -> None:
+        self.peer = peer
+        self.address = address
+        self.closed = asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def close(self) -> None:
+        self.closed.set()
+
+    def fail(self, failure: Exception) -> None:
+        self.failure = failure
+        self.closed.set()
+
+
+class Net:
+    """Answers dials and remembers them."""
+
+    def __init__(self) -> None:
+        self.dialled: asyncio.Queue[Wire] = asyncio.Queue()
+        self.answers: Callable[[Target], NodeId] = lambda target: target.node or B
+
+    async def dial(self, target: Target) -> Wire:
+        wire = Wire(self.answers(target), target.address)
+        self.dialled.put_nowait(wire)
+        return wire
+
+    async def drive(self, wire: object, dialled: bool) -> None:
+        assert isinstance(wire, Wire)
+        await wire.closed.wait()
+        if wire.failure:
+            raise wire.failure
+
+
+@asynccontextmanager
+async def links_of(node: NodeId, net: Net, *targets: Target) -> AsyncIterator[tuple[Links, asyncio.TaskGroup]]:
+    links = Links(node, net.dial, net.drive, LIMITS)
+    links.want(targets)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(links.run())]
+        await asyncio.sleep(0)
+        yield links, group
+        for task in tasks:
+            task.cancel()
+
+
+async def until(links: Links, holds: Callable[[], bool]) -> None:
+    while not holds():
+        await links.changed()
+
+
+async def test_a_wanted_peer_is_dialled_and_dialled_again_when_it_is_lost() -> None:
+    net = Net()
+    async with links_of(A, net, Target("b:1", B)) as (links, _):
+        first = await net.dialled.get()
+        await until(links, lambda: B in links.up())
+        await first.close()
+        second = await net.dialled.get()
+        await until(links, lambda: B in links.up())
+        assert links.up()[B].channel is second
+
+
+@pytest.mark.parametrize("own,stays", [(A, "out"), (C, "in")])
+async def test_of_two_connections_the_one_dialled_by_the_smaller_id_stays(own: NodeId, stays: str) -> None:
+    net = Net()
+    async with links_of(own, net, Target("b:1", B)) as (links, group):
+        out = await net.dialled.get()
+        await until(links, lambda: B in links.up())
+        accepted = Wire(B, "b:999")
+        group.create_task(links.accept(accepted))
+        kept, lost = (out, accepted) if stays == "out" else (accepted, out)
+        await lost.closed.wait()
+        await until(links, lambda: B in links.up() and links.up()[B].channel is kept)
+        assert net.dialled.empty()
+        await kept.close()
+
+
+async def test_a_peer_that_dials_again_replaces_its_dead_connection() -> None:
+    net = Net()
+    async with links_of(A, net) as (links, group):
+        old, new = Wire(B, "b:1"), Wire(B, "b:2")
+        group.create_task(links.accept(old))
+        await until(links, lambda: B in links.up())
+        group.create_task(links.accept(new))
+        await old.closed.wait()
+        await until(links, lambda: B in links.up() and links.up()[B].channel is new)
+        await new.close()
+
+
+async def test_cut_closes_all_and_refuses_new_ones_until_restore() -> None:
+    net = Net()
+    async with links_of(A, net, Target("b:1", B)) as (links, group):
+        wire = await net.dialled.get()
+        await until(links, lambda: B in links.up())
+        assert await links.cut(None) == 1
+        assert wire.closed.is_set() and not links.up() and links.is_cut
+        knocking = Wire(C)
+        await links.accept(knocking)
+        assert knocking.closed.is_set() and net.dialled.empty()
+        links.restore(None)
+        await net.dialled.get()
+        await until(links, lambda: B in links.up())
+
+
+async def test_cut_can_be_of_one_peer() -> None:
+    net = Net()
+    async with links_of(A, net, Target("b:1", B), Target("c:1", C)) as (links, _):
+        await until(links, lambda: len(links.up()) == 2)
+        assert await links.cut(B) == 1
+        assert list(links.up()) == [C]
+
+
+async def test_a_peer_that_breaks_the_protocol_is_left_alone_for_a_while() -> None:
+    net = Net()
+    links = Links(A, net.dial, net.drive, Limits())
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        task = group.create_task(links.run())
+        await asyncio.sleep(0)
+        liar = Wire(B)
+        group.create_task(links.accept(liar))
+        await until(links, lambda: B in links.up())
+        liar.fail(error("sync.claimed_not_sent"))
+        await until(links, lambda: B not in links.up())
+        assert not links.is_open_to(B) and links.is_open_to(C)
+        again = Wire(B)
+        await links.accept(again)
+        assert again.closed.is_set() and not links.up()
+        task.cancel()
+
+
+async def test_a_peer_that_merely_went_away_may_come_back_at_once() -> None:
+    net = Net()
+    async with links_of(A, net) as (links, group):
+        wire = Wire(B)
+        group.create_task(links.accept(wire))
+        await until(links, lambda: B in links.up())
+        wire.fail(ConnectionResetError())
+        await until(links, lambda: B not in links.up())
+        assert links.is_open_to(B)
+
+
+async def test_a_node_that_dials_itself_gives_that_address_up() -> None:
+    net = Net()
+    net.answers = lambda _: A
+    async with links_of(A, net, Target("me:1")) as (links, _):
+        wire = await net.dialled.get()
+        await wire.closed.wait()
+        await asyncio.sleep(0)
+        assert net.dialled.empty() and links.dialling()[0].note == "this is the node itself"
+
+
+async def test_an_unwanted_target_is_no_longer_dialled() -> None:
+    net = Net()
+    async with links_of(A, net, Target("b:1", B)) as (links, _):
+        wire = await net.dialled.get()
+        await until(links, lambda: B in links.up())
+        links.want(())
+        await wire.closed.wait()
+        assert not links.dialling()
+
+
+@pytest.mark.parametrize(
+    "text,target",
+    [("gw:7330", Target("gw:7330")), ("[::1]:1", Target("[::1]:1")), (f"{B}@gw:1", Target("gw:1", B))],
+)
+def test_a_peer_is_written_as_host_and_port(text: str, target: Target) -> None:
+    assert parse_target(text) == target
+
+
+@pytest.mark.parametrize("text", ["gw", ":1", "gw:0", "gw:65536", "gw:x", "node1x@gw:1"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_target(text)

@@ -1,0 +1,1 @@
+//! Empty on purpose: only the C source inside `oqs-sys` is wanted.
