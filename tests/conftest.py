@@ -1,4 +1,7 @@
-"""What holds for every test: hypothesis profiles, no blocking call in the loop, nothing left running, a tally for ./test."""
+"""What holds for every test: hypothesis profiles, no blocking call in the loop, nothing left running.
+
+It also writes the tally that ./test shows.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,15 @@ ROOT = Path(__file__).parent.parent
 _slow = (HealthCheck.too_slow, HealthCheck.data_too_large)
 _found = DirectoryBasedExampleDatabase(ROOT / ".cache" / "hypothesis")
 settings.register_profile("dev", max_examples=50, deadline=timedelta(seconds=2), database=_found)
-settings.register_profile("ci", max_examples=150, deadline=None, derandomize=True, suppress_health_check=_slow)
-settings.register_profile("deep", max_examples=5000, deadline=None, database=_found, suppress_health_check=_slow)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev"))
+settings.register_profile(
+    "ci", max_examples=150, deadline=None, derandomize=True, suppress_health_check=_slow
+)
+settings.register_profile(
+    "deep", max_examples=5000, deadline=None, database=_found, suppress_health_check=_slow
+)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +73,7 @@ def _no_tasks_left(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaita
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every async test is checked for tasks that it left running; fixtures clean up after themselves later."""
+    """Every async test is checked for tasks that it left running; fixtures clean up later."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = _no_tasks_left(item.obj)

@@ -13,7 +13,7 @@ from appliance.core.errors import error
 from appliance.core.records import (
     Batch,
     BatchDetail,
-    Conflicts,
+    Conflict,
     FileAsk,
     Moved,
     NoEffect,
@@ -43,11 +43,12 @@ def status(session: Session) -> None:
             ("digest", s.digest),
             ("batches", s.batches),
             ("authors", s.authors),
-            ("members", s.members),
+            ("epoch", s.epoch),
             ("without effect", s.no_effect),
             ("waiting for others", s.parked),
             ("frozen authors", s.frozen),
-            ("refused", tuple(f"{key} {count}" for key, count in sorted(s.refused.items()))),
+            ("refused batches", counted(s.refused)),
+            ("refused peers", counted(s.turned_away)),
             ("log size", units.format_bytes(s.log_bytes)),
             ("links up", "cut off" if s.cut else str(s.links_up)),
             ("listens on", s.listen),
@@ -65,8 +66,8 @@ def status(session: Session) -> None:
 def log(session: Session, author: str, limit: int, follow: bool) -> None:  # noqa: FBT001
     """List batches, newest first."""
     batches = session.client.get("/replica/batches", tuple[Batch, ...], author=author, limit=limit)
-    rows = [(b.time, b.batch, b.author, b.seq, b.kinds, tuple(e for e in b.effects if e)) for b in batches]
-    session.out.table(batches, ("TIME", "BATCH", "AUTHOR", "SEQ", "ENTRIES", "NO EFFECT"), rows, "The log is empty.")
+    rows = [(b.time, b.batch, b.author, b.seq, b.kinds) for b in batches]
+    session.out.table(batches, ("TIME", "BATCH", "AUTHOR", "SEQ", "ENTRIES"), rows, "The log is empty.")
     if follow:
         for line in session.client.lines("GET", "/replica/watch"):
             if session.out.as_json:
@@ -83,14 +84,13 @@ def show(session: Session, batch: str) -> None:
     """Show one BATCH with its entries and their effect."""
     b = session.client.get(f"/replica/batches/{batch}", BatchDetail)
     rows: list[tuple[str, str | int | bool | tuple[str, ...]]] = [
-        ("batch", b.batch),
-        ("author", b.author),
-        ("seq", b.seq),
-        ("time", b.time),
-        ("channel", b.channel),
+        ("batch", b.line.batch),
+        ("author", b.line.author),
+        ("seq", b.line.seq),
+        ("time", b.line.time),
         ("previous", b.prev),
         ("parents", b.parents),
-        ("size", units.format_bytes(b.size_bytes)),
+        ("size", units.format_bytes(b.line.size_bytes)),
     ]
     rows += [(f"entry {i}", f"{e.kind}: {e.effect or 'in effect'}: {e.body}") for i, e in enumerate(b.entries)]
     session.out.record(b, rows)
@@ -109,14 +109,9 @@ def no_effect(session: Session) -> None:
 @with_session
 def conflicts(session: Session) -> None:
     """List concurrent writes that differ (who won) and authors whose log forked."""
-    found = session.client.get("/replica/conflicts", Conflicts)
-    rows: list[tuple[str, str, str, str]] = [
-        ("value", f"{r.document} {r.key}", r.value, ", ".join(r.rivals)) for r in found.rivals
-    ]
-    rows += [
-        ("fork", f"{f.node} seq {f.seq}", "decided" if f.decided else "frozen", ", ".join(f.proof)) for f in found.forks
-    ]
-    session.out.table(found, ("KIND", "OF", "STANDS", "AGAINST"), rows, "There are no conflicts.")
+    found = session.client.get("/replica/conflicts", tuple[Conflict, ...])
+    rows = [(c.kind, c.subject, c.winner, c.losers, c.reason) for c in found]
+    session.out.table(found, ("KIND", "SUBJECT", "STANDS", "AGAINST", "WHY"), rows, "There are no conflicts.")
 
 
 @replica.command(epilog="Example: x0t replica verify; x0t replica verify --file archive.x0t")
@@ -131,7 +126,7 @@ def verify(session: Session, file: Path | None) -> None:
     else:
         with session.out.progress() as show_progress:
             result = session.client.work("/replica/verify", None, Verified, show_progress)
-    rows = [("batches", result.batches), ("authors", result.authors), ("digest", result.digest)]
+    rows = [("batches", result.batches), ("archived", result.archived), ("digest", result.digest)]
     session.out.record(result, [*rows, ("faults", result.faults)])
     if result.faults:
         raise error("replica.corrupt", what="log" if file is None else "archive", reason=result.faults[0])
@@ -199,3 +194,8 @@ def _move(session: Session, path: str, file: Path, text: str) -> None:
     with session.out.progress() as show_progress:
         moved = session.client.work(path, FileAsk(path=str(file.absolute())), Moved, show_progress)
     session.out.done(moved, text.format(batches=moved.batches, new=moved.new, path=moved.path))
+
+
+def counted(counts: dict[str, int]) -> tuple[str, ...]:
+    """Error keys with how often each occurred."""
+    return tuple(f"{key} {count}" for key, count in sorted(counts.items()))

@@ -88,6 +88,12 @@ class LinkAsk(Record):
     node: str = ""
 
 
+class WatchAsk(Record):
+    """The watch stream: a line after each change, and one at least this often."""
+
+    pulse_ms: Annotated[int, Meta(ge=50, le=60_000)] = 15_000
+
+
 # ---- what the daemon answers
 
 
@@ -133,11 +139,12 @@ class Status(Record):
     vector: str
     batches: int
     authors: int
-    members: int
+    epoch: int
     no_effect: int
     parked: int
     frozen: tuple[str, ...]
-    refused: dict[str, int]
+    refused: dict[str, int]  # batches, by error key
+    turned_away: dict[str, int]  # connections, by error key
     log_bytes: int
     links_up: int
     cut: bool
@@ -154,28 +161,23 @@ class Batch(Record):
     seq: int
     time: str
     kinds: tuple[str, ...]
-    effects: tuple[str, ...]  # one for each entry: "" or the reason why it has none
+    size_bytes: int
 
 
 class Entry(Record):
-    """One entry of a batch."""
+    """One entry of a batch. `effect` is empty if it has effect, else the reason why not."""
 
     kind: str
-    body: str  # for people
+    body: str  # JSON
     effect: str
 
 
 class BatchDetail(Record):
     """A batch with all that it holds."""
 
-    batch: str
-    author: str
-    seq: int
-    time: str
-    channel: str
+    line: Batch
     prev: str
     parents: tuple[str, ...]
-    size_bytes: int
     entries: tuple[Entry, ...]
 
 
@@ -192,30 +194,14 @@ class NoEffect(Record):
     explanation: str
 
 
-class Rival(Record):
-    """A key of a document that was written concurrently: who won over what."""
+class Conflict(Record):
+    """What was written concurrently and does not agree: who won, over what, and why."""
 
-    document: str
-    key: str
-    value: str
-    rivals: tuple[str, ...]
-
-
-class Fork(Record):
-    """An author with two batches of the same number."""
-
-    node: str
-    seq: int
-    proof: tuple[str, str]
-    decided: bool
-    explanation: str
-
-
-class Conflicts(Record):
-    """What was written concurrently and does not agree."""
-
-    rivals: tuple[Rival, ...]
-    forks: tuple[Fork, ...]
+    kind: str  # "value", "fork" or "revocation"
+    subject: str
+    winner: str
+    losers: tuple[str, ...]
+    reason: str
 
 
 class Grant(Record):
@@ -272,10 +258,10 @@ class Receipt(Record):
 
 
 class Verified(Record):
-    """The outcome of a check of the whole log."""
+    """The outcome of reading a whole log or archive again: sound if there are no faults."""
 
     batches: int
-    authors: int
+    archived: int
     digest: str
     faults: tuple[str, ...]
 

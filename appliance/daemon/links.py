@@ -11,7 +11,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
 
 import msgspec
 import structlog
@@ -20,42 +19,34 @@ from appliance.core.errors import DeniedError, IntegrityError, X0tError, error
 from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
 from appliance.daemon import events
+from appliance.transport.dialler import Address, backoff_s
+from appliance.transport.peers import PeerIdentity
+from appliance.transport.stream import Stream
 
 SETTLED_S = 10.0  # a link that held this long starts the next backoff from its minimum
-
-
-class Channel(Protocol):
-    """A connection whose peer has proved its key."""
-
-    @property
-    def peer(self) -> NodeId:
-        """Who is at the other end."""
-
-    @property
-    def address(self) -> str:
-        """host:port of the other end."""
-
-    async def close(self) -> None:
-        """Close it; harmless when repeated."""
 
 
 class Target(msgspec.Struct, frozen=True):
     """Somebody to dial. Without a node id, any member that answers there will do."""
 
-    address: str  # host:port
+    address: Address
     node: NodeId | None = None
 
+    def __str__(self) -> str:
+        return f"{self.node}@{self.address}" if self.node else str(self.address)
 
-Dial = Callable[[Target], Awaitable[Channel]]
-Drive = Callable[[Channel, bool], Awaitable[None]]  # (channel, dialled): syncs until the peer leaves
+
+Dial = Callable[[Target], Awaitable[Stream]]
+Drive = Callable[[Stream, bool], Awaitable[None]]  # (stream, dialled): syncs until the peer leaves
 
 
 class Up:
     """A link in use."""
 
-    def __init__(self, channel: Channel, *, dialled: bool) -> None:
-        self.channel = channel
-        self.dialled = dialled
+    def __init__(self, stream: Stream, address: Address | None) -> None:
+        self.stream = stream
+        self.address = address
+        self.dialled = address is not None
         self.since_ms = time.time_ns() // 1_000_000
         self.gone = asyncio.Event()
         self.replaced = False
@@ -124,7 +115,7 @@ class Links:
             self._cut.add(node)
         closing = [up for peer, up in self._up.items() if node is None or peer == node]
         for up in closing:
-            await up.channel.close()
+            await up.stream.close()
         for up in closing:
             await up.gone.wait()
         self._log.info(events.LINKS_CUT, closed=len(closing))
@@ -168,20 +159,25 @@ class Links:
                 if self._group is not None:
                     self._start(target)
 
-    async def accept(self, channel: Channel) -> None:
-        """Take a connection that a peer dialled, and serve it until it ends."""
-        if self._group is None or not self.is_open_to(channel.peer):
-            self._log.info(events.LINK_REFUSED, address=channel.address, reason="cut or left alone")
-            await channel.close()
+    async def handle(self, peer: PeerIdentity, stream: Stream) -> None:
+        """Serve a stream that a peer dialled until it ends; what it did wrong is raised, and told to it."""
+        if self._group is None or not self.is_open_to(NodeId(peer.node_id)):
+            self._log.info(events.LINK_REFUSED, peer=str(peer), reason="cut, or left alone for a while")
+            await stream.close()
             return
         try:
-            await self._serve(channel, dialled=False)
-        except (X0tError, OSError, TimeoutError):
-            pass  # said in the log when the link went down
+            await self._serve(stream, None)
+        except (OSError, TimeoutError):
+            pass  # the peer is gone: the log has it, and there is nobody left to tell
+
+    async def recheck(self, permitted: Callable[[NodeId], bool]) -> None:
+        """Close links to nodes that may not talk to us any more."""
+        for up in [up for node, up in self._up.items() if not permitted(node)]:
+            await up.stream.close("tls.peer_unknown")
 
     def _start(self, target: Target) -> None:
         assert self._group is not None
-        self._tasks[target] = self._group.create_task(self._keep(self._dialling[target]), name=target.address)
+        self._tasks[target] = self._group.create_task(self._keep(self._dialling[target]), name=str(target))
 
     async def _keep(self, dialling: Dialling) -> None:
         """Keep a link to one target, whoever dialled it."""
@@ -191,16 +187,16 @@ class Links:
             dialling.state = "dialling"
             started_s = loop.time()
             try:
-                channel = await self._dial(dialling.target)
-                dialling.node, dialling.note, dialling.state = channel.peer, "", "up"
-                if channel.peer == self._node:
-                    await channel.close()
+                stream = await self._dial(dialling.target)
+                dialling.node, dialling.note, dialling.state = NodeId(stream.peer.node_id), "", "up"
+                if dialling.node == self._node:
+                    await stream.close()
                     dialling.state, dialling.note = "waiting", "this is the node itself"
                     return
-                await self._serve(channel, dialled=True)
+                await self._serve(stream, dialling.target.address)
             except (X0tError, OSError, TimeoutError) as err:
                 dialling.note = str(err)
-                self._log.debug(events.LINK_DIAL_FAILED, address=dialling.target.address, error=str(err))
+                self._log.debug(events.LINK_DIAL_FAILED, target=str(dialling.target), error=str(err))
             dialling.failures = 0 if loop.time() - started_s > SETTLED_S else dialling.failures + 1
             dialling.state = "waiting"
             await self._pause(dialling.failures)
@@ -225,9 +221,8 @@ class Links:
 
     async def _pause(self, failures: int) -> None:
         """Wait longer after each failure, with jitter so that peers do not knock in step."""
-        least_s, most_s = self._limits.peer_backoff_min_s, self._limits.peer_backoff_max_s
-        ceiling_s = min(most_s, least_s * 2.0 ** max(0, min(failures, 16) - 1))
-        await self._sleep(ceiling_s * (0.5 + random.random() / 2))  # noqa: S311 - jitter, not a secret
+        jitter = random.random()  # noqa: S311 - not a secret
+        await self._sleep(backoff_s(max(0, failures - 1), jitter, self._limits))
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but wake when the operator restores links."""
@@ -237,53 +232,53 @@ class Links:
         except TimeoutError:
             pass
 
-    async def _serve(self, channel: Channel, *, dialled: bool) -> None:
-        """Run sync on a connection unless a better one to the same peer is there."""
-        if not self.is_open_to(channel.peer) or not await self._is_preferred(channel.peer, dialled=dialled):
-            await channel.close()
+    async def _serve(self, stream: Stream, address: Address | None) -> None:
+        """Run sync on a stream unless a better one to the same peer is there. `address` if we dialled it."""
+        peer = NodeId(stream.peer.node_id)
+        dialled = address is not None
+        if not self.is_open_to(peer) or not await self._is_preferred(peer, dialled=dialled):
+            await stream.close()
             return
-        up = self._up[channel.peer] = Up(channel, dialled=dialled)
-        direction = "out" if dialled else "in"
-        self._log.info(events.LINK_UP, peer=channel.peer, address=channel.address, direction=direction)
+        up = self._up[peer] = Up(stream, address)
+        where = {"peer": peer, "address": str(address or ""), "direction": "out" if dialled else "in"}
+        self._log.info(events.LINK_UP, **where)
         await self._tell()
         reason = "closed"
         try:
-            await self._drive(channel, dialled)
+            await self._drive(stream, dialled)
         except (X0tError, OSError, TimeoutError) as err:
             reason = "replaced" if up.replaced else str(err) or type(err).__name__
-            self._judge(channel.peer, err)
+            self._judge(peer, err)
             raise
         finally:
-            if self._up.get(channel.peer) is up:
-                del self._up[channel.peer]
+            if self._up.get(peer) is up:
+                del self._up[peer]
             up.gone.set()
-            self._log.info(events.LINK_DOWN, peer=channel.peer, address=channel.address, reason=reason)
-            await channel.close()
+            self._log.info(events.LINK_DOWN, **where, reason=reason)
+            await stream.close()
             await self._tell()
 
     async def _is_preferred(self, peer: NodeId, *, dialled: bool) -> bool:
-        """True if a new connection is to be used; the one that it replaces is closed first."""
-        old = self._up.get(peer)
-        if old is None:
-            return True
-        ours_wins = self._node < peer  # the smaller id's connection stays
-        if old.dialled == dialled:
-            wins = not dialled  # the peer dialled again, so its old connection is dead; ours still works
-        else:
-            wins = dialled == ours_wins
-        if wins:
+        """True if a new stream is to be used; the one that it replaces is closed first."""
+        while (old := self._up.get(peer)) is not None:
+            if old.dialled == dialled:
+                wins = not dialled  # the peer dialled again, so its old stream is dead; ours still works
+            else:
+                wins = dialled == (self._node < peer)  # what the smaller id dialled stays
+            if not wins:
+                return False
             old.replaced = True
-            await old.channel.close()
+            await old.stream.close()
             await old.gone.wait()
-        return wins
+        return True
 
     def _judge(self, peer: NodeId, err: BaseException) -> None:
         """Leave a peer alone that broke the protocol: who is denied or lies, not who is merely unreachable."""
         if not isinstance(err, DeniedError | IntegrityError):
             return
-        offences = self._penalty.get(peer, (0, 0.0))[0] + 1
-        ceiling_s = min(self._limits.peer_backoff_max_s, self._limits.peer_backoff_min_s * 2.0 ** min(offences, 16))
-        self._penalty[peer] = (offences, asyncio.get_running_loop().time() + ceiling_s)
+        offences = self._penalty.get(peer, (0, 0.0))[0]
+        wait_s = backoff_s(offences, 1.0, self._limits)
+        self._penalty[peer] = (offences + 1, asyncio.get_running_loop().time() + wait_s)
 
     def _penalty_left_s(self, peer: NodeId) -> float:
         return self._penalty.get(peer, (0, 0.0))[1] - asyncio.get_running_loop().time()
@@ -294,9 +289,13 @@ class Links:
 
 
 def parse_target(text: str) -> Target:
-    """`host:port` or `nodeid@host:port`. Raises `mesh.peer` or `id.text`."""
+    """`host:port`, `[v6]:port`, or either after `nodeid@`. Raises `mesh.peer` or `id.text`."""
     node, at, address = text.rpartition("@")
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+    host, _, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
         raise error("mesh.peer", text=text)
-    return Target(address, NodeId.parse(node) if at else None)
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise error("mesh.peer", text=text)
+    return Target(Address(host, int(port)), NodeId.parse(node) if at else None)

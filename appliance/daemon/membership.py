@@ -100,7 +100,7 @@ class Membership:
 
     def add_peers(self, targets: list[Target]) -> None:
         """Keep peers for the next start."""
-        texts = [f"{t.node}@{t.address}" if t.node else t.address for t in dict.fromkeys([*self.peers(), *targets])]
+        texts = [str(target) for target in dict.fromkeys([*self.peers(), *targets])]
         write_whole(self._dir / "peers.json", msgspec.json.encode(texts))
 
 

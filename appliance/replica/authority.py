@@ -393,4 +393,3 @@ class Authority:
 
 def _taken(revocation: Mark) -> frozenset[Role]:
     return frozenset(revocation.body.roles) if isinstance(revocation.body, RevokeEntry) else frozenset()
-

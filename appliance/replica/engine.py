@@ -9,11 +9,14 @@ Synchronous and not thread-safe: `service` runs it on one thread of its own.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from appliance.core.clock import hlc_next
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.ancestry import Ancestry, Meta
@@ -26,9 +29,10 @@ from appliance.replica.fold import Effect, Fold
 from appliance.replica.intake import Admitted, Intake, Missing, authority_entries, short
 from appliance.replica.marking import Marker
 from appliance.replica.parking import Parking
+from appliance.replica.reports import Page
 from appliance.replica.rows import ChangeRow, DocumentRow, FrozenRow
 from appliance.replica.stores import START, Indexed, Log, Position, View
-from appliance.core.clock import hlc_next
+from appliance.trust.grants import Role
 
 CHUNK = 500  # batches read from the log at once
 
@@ -49,6 +53,13 @@ class Taken(msgspec.Struct, frozen=True):
     known: int
 
 
+class Folded(NamedTuple):
+    """What a fold brought in: effects by batch hash, and the batches in order of arrival."""
+
+    effects: dict[bytes, tuple[Effect, ...]]
+    metas: tuple[Admitted, ...]
+
+
 class Engine:
     """Log, authority, fold and documents of one channel of one mesh."""
 
@@ -59,6 +70,7 @@ class Engine:
         self._log = log
         self._view = view
         self._verify = verify
+        self._settling = threading.Lock()  # standings are open while they are settled; `holds` is asked from elsewhere
         self._reset()
 
     def _reset(self) -> None:
@@ -67,7 +79,9 @@ class Engine:
         self.parking = Parking(self.limits)
         self.tips: dict[bytes, Meta] = {}
         self.max_hlc = 0
-        self._marker = Marker(self.identity.mesh, self.identity.authority_key, self.authority, self._verify, self.limits)
+        self._marker = Marker(
+            self.identity.mesh, self.identity.authority_key, self.authority, self._verify, self.limits
+        )
         self.intake = Intake(self.identity.mesh, self.authority, self._marker, self._find, self.limits)
         self.documents = Documents(self._chunks, self.limits)
         self._fold = Fold(self.authority, self.documents, self._view)
@@ -237,25 +251,29 @@ class Engine:
 
     # -- fold
 
-    def fold(self) -> dict[bytes, tuple[Effect, ...]]:
-        """Bring index and read model up to the log; returns the effects of the batches that are new to them."""
-        self._spans.extend(self.authority.settle())
+    def fold(self) -> Folded:
+        """Bring index and read model up to the log; returns what is new to them."""
+        with self._settling:
+            self._spans.extend(self.authority.settle())
         pending = sorted(self._unfolded.values(), key=lambda item: item[1].meta.position)
         if not pending and not self._spans:
-            return {}
+            return Folded({}, ())
         with self._view.transaction():
             effects = self._fold_in(pending)
             self._derive()
             self._view.flush()
-        self._unfolded = {}
+        arrived, self._unfolded = sorted(self._unfolded.items(), key=lambda item: item[1][0]), {}
         self._spans, self._late, self.intake.new_branches = [], [], []
-        return effects
+        return Folded(effects, tuple(admitted for _, (_, admitted) in arrived))
 
     def _fold_in(self, pending: list[tuple[int, Admitted]]) -> dict[bytes, tuple[Effect, ...]]:
         self._view.add_branches(self.intake.new_branches)
         self._view.add_late(self._late)
         again = [self._view.first_position(span.author, span.seq, span.after) for span in self._spans]
-        start = min([item.meta.position for _, item in pending[:1]] + [place for place in again if place is not None], default=None)
+        start = min(
+            [item.meta.position for _, item in pending[:1]] + [place for place in again if place is not None],
+            default=None,
+        )
         self._view.index(Indexed(arrival, item.meta) for arrival, item in pending)
         if start is None:
             return {}
@@ -295,10 +313,46 @@ class Engine:
         seq = self.authority.fork_seq(author) or 1
         proof = self._view.at_seq(author, seq)
         return FrozenRow(
-            author=author, seq=seq, proof_a=proof[0], proof_b=proof[1], decided=int(not self.authority.is_frozen(author))
+            author=author,
+            seq=seq,
+            proof_a=proof[0],
+            proof_b=proof[1],
+            decided=int(not self.authority.is_frozen(author)),
         )
 
     # -- reading
+
+    def holds(self, key: bytes, need: Role, now_ms: int) -> bool:
+        """True if the key holds the role now, by all that this replica has seen. Safe from any thread."""
+        with self._settling:
+            return self.authority.holds(key, need, now_ms)
+
+    def page(self, cursor: Position, have: Callable[[bytes, int, bytes], bool], max_bytes: int) -> Page:
+        """Batches in fold order after a place, up to a size, skipping what `have(author, seq, hash)` says."""
+        blobs: list[bytes] = []
+        heads: list[tuple[bytes, int, bytes]] = []
+        size = 0
+        while rows := self._view.from_position((cursor[0], cursor[1] + b"\0"), CHUNK):
+            for arrival, meta in rows:
+                if not have(meta.author, meta.seq, meta.hash):
+                    blob = self._log.blob(arrival) or b""
+                    if blobs and size + len(blob) > max_bytes:
+                        return Page(tuple(blobs), tuple(heads), cursor, done=False)
+                    size += len(blob)
+                    blobs.append(blob)
+                    heads.append((meta.author, meta.seq, meta.hash))
+                cursor = meta.position
+        return Page(tuple(blobs), tuple(heads), cursor, done=True)
+
+    def blobs(self, hashes: Sequence[bytes]) -> tuple[tuple[bytes, bytes | None], ...]:
+        """(hash, signed bytes) of those of these batches that are in the log; None if archived."""
+        found = [(digest, self._view.lookup(digest)) for digest in hashes]
+        return tuple((digest, self._log.blob(row.arrival)) for digest, row in found if row is not None)
+
+    def close(self) -> None:
+        """Close both stores."""
+        self._view.close()
+        self._log.close()
 
     def _find(self, digest: bytes) -> Meta | None:
         found = self._unfolded.get(digest)
@@ -319,7 +373,11 @@ class Engine:
 
     def _chunks(self, name: Name) -> Iterator[bytes]:
         """Change chunks of a document that have effect, in the order of the fold."""
-        rows = [row for row in self._view.rows(ChangeRow) if isinstance(row, ChangeRow) and (row.document, row.epoch) == name]
+        rows = [
+            row
+            for row in self._view.rows(ChangeRow)
+            if isinstance(row, ChangeRow) and (row.document, row.epoch) == name
+        ]
         for row in sorted(rows, key=lambda item: (item.hlc, item.batch, item.entry)):
             indexed = self._view.lookup(row.batch)
             if indexed is None:

@@ -27,7 +27,15 @@ from appliance.replica.entries import (
     parse,
 )
 from appliance.replica.marks import Mark, Standing
-from appliance.replica.rows import ChangeRow, CheckpointRow, GrantRow, NodeRow, NoEffectRow, RevocationRow, ThawRow
+from appliance.replica.rows import (
+    ChangeRow,
+    CheckpointRow,
+    GrantRow,
+    NodeRow,
+    NoEffectRow,
+    RevocationRow,
+    ThawRow,
+)
 from appliance.replica.stores import State
 from appliance.trust.grants import Role
 
@@ -74,7 +82,13 @@ class Fold:
             if reason is not None:
                 self._state.put(
                     NoEffectRow(
-                        batch=meta.hash, entry=index, author=meta.author, seq=meta.seq, hlc=meta.hlc, kind=kind, reason=reason
+                        batch=meta.hash,
+                        entry=index,
+                        author=meta.author,
+                        seq=meta.seq,
+                        hlc=meta.hlc,
+                        kind=kind,
+                        reason=reason,
                     )
                 )
             effects.append(Effect(index, kind, reason))
@@ -105,7 +119,11 @@ class Fold:
         if reason is None:
             self._state.put(
                 NodeRow(
-                    node=meta.author, name=entry.name, endpoints=entry.endpoints, software=entry.software, batch=meta.hash
+                    node=meta.author,
+                    name=entry.name,
+                    endpoints=entry.endpoints,
+                    software=entry.software,
+                    batch=meta.hash,
                 )
             )
         return reason
@@ -119,7 +137,12 @@ class Fold:
         self._documents.admit(name, change, entry.chunk, meta.author)
         self._state.put(
             ChangeRow(
-                document=name[0], epoch=name[1], change=change.hash, batch=meta.hash, entry=index, hlc=meta.hlc
+                document=name[0],
+                epoch=name[1],
+                change=change.hash,
+                batch=meta.hash,
+                entry=index,
+                hlc=meta.hlc,
             )
         )
         return None

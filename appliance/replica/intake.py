@@ -44,7 +44,12 @@ class Intake:
     """Admission to the log. `find(hash)` is the index on disk, for what is no longer in memory."""
 
     def __init__(
-        self, mesh: bytes, authority: Authority, marker: Marker, find: Callable[[bytes], Meta | None], limits: Limits = LIMITS
+        self,
+        mesh: bytes,
+        authority: Authority,
+        marker: Marker,
+        find: Callable[[bytes], Meta | None],
+        limits: Limits = LIMITS,
     ) -> None:
         self.mesh = mesh
         self.authority = authority
@@ -111,7 +116,13 @@ class Intake:
         self._check_chain(signed, prev, dependencies)
         reach = self.ancestry.reach_of(dependencies)
         meta = Meta(
-            hash=signed.hash, author=batch.author, seq=batch.seq, hlc=batch.hlc, branch=-1, reach=reach, mark=bool(marks)
+            hash=signed.hash,
+            author=batch.author,
+            seq=batch.seq,
+            hlc=batch.hlc,
+            branch=-1,
+            reach=reach,
+            mark=bool(marks),
         )
         opening = self._marker.opening(meta, marks) if prev is None else []
         if prev is None and not (self.authority.may_write(meta) or opening):

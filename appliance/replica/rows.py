@@ -145,6 +145,14 @@ class DocumentRow(Row, frozen=True):
     rivals: tuple[str, ...]  # the losing values as JSON text, sorted
 
 
-FOLDED: tuple[type[Row], ...] = (GrantRow, RevocationRow, ThawRow, CheckpointRow, NodeRow, ChangeRow, NoEffectRow)
+FOLDED: tuple[type[Row], ...] = (
+    GrantRow,
+    RevocationRow,
+    ThawRow,
+    CheckpointRow,
+    NodeRow,
+    ChangeRow,
+    NoEffectRow,
+)
 DERIVED: tuple[type[Row], ...] = (FrozenRow, DocumentRow)
 TABLES = FOLDED + DERIVED

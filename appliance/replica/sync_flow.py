@@ -11,6 +11,7 @@ from typing import Final
 
 from appliance.core.errors import error
 from appliance.core.limits import Limits
+from appliance.replica.sync_events import Stored
 
 SIGNATURE_BYTES: Final = 4096  # a blob's signature (ML-DSA-65: 3,309) and envelope, beyond the payload
 GRANT_SHARE: Final = 4  # credit is returned by quarters of the window, or when nothing waits
@@ -121,10 +122,11 @@ class Waste:
         self._duplicates = max(-self._limits.sync_duplicates_bytes, self._duplicates - allowance)
         self._parked = max(-self._limits.parked_bytes, self._parked - allowance)
 
-    def add(self, duplicates: int, parked: int) -> None:
-        """Raises `sync.duplicates` where the allowance is used up."""
-        self._duplicates += duplicates
-        self._parked += parked
+    def add(self, stored: Stored) -> None:
+        """Batches of the peer were judged: each counts the mean of their bytes. Raises `sync.duplicates`."""
+        useless = max(0, stored.count - len(stored.new) - stored.parked)
+        self._duplicates += stored.cost * useless // stored.count
+        self._parked += stored.cost * stored.parked // stored.count
         if self._duplicates > 0 or self._parked > 0:
             raise error("sync.duplicates")
 
@@ -135,7 +137,7 @@ class Waits:
     def __init__(self) -> None:
         self._since_ms: dict[str, int] = {}
 
-    def watch(self, name: str, waiting: bool, now_ms: int) -> None:
+    def watch(self, name: str, now_ms: int, *, waiting: bool) -> None:
         """Begin or end a wait; one that goes on keeps its beginning."""
         if waiting:
             self._since_ms.setdefault(name, now_ms)
@@ -147,6 +149,7 @@ class Waits:
         if name in self._since_ms:
             self._since_ms[name] = now_ms
 
+    @property
     def oldest_ms(self) -> int | None:
         """When the longest wait began."""
         return min(self._since_ms.values(), default=None)

@@ -20,7 +20,9 @@ PROTOCOL: Final = 1  # goes up with every change that an older node would not un
 LENGTH_BYTES: Final = 4
 WANT_HASHES: Final = 256  # hashes of one Want or Answer
 WANT_DEPTH: Final = 255  # predecessors that may be asked for with a batch
-BATCHES_BYTES: Final = 65_536  # a frame of batches is closed at this size: 26 kbit/s pass it within the stall time
+BATCHES_BYTES: Final = (
+    65_536  # a frame of batches is closed at this size: 26 kbit/s pass it within the stall time
+)
 ENTRIES_BYTES: Final = 65_536  # the same for entries of the vector
 
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -48,7 +50,8 @@ class Buckets(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """The digests of all buckets, when the digests differed."""
 
     digests: Annotated[
-        bytes, msgspec.Meta(min_length=BUCKETS * BUCKET_DIGEST_BYTES, max_length=BUCKETS * BUCKET_DIGEST_BYTES)
+        bytes,
+        msgspec.Meta(min_length=BUCKETS * BUCKET_DIGEST_BYTES, max_length=BUCKETS * BUCKET_DIGEST_BYTES),
     ]
 
 
@@ -130,18 +133,18 @@ def encode_entries(packed: Iterable[bytes]) -> Iterator[bytes]:
     yield encode(Entries(b"".join(parts), last=True))
 
 
-def encode_batches(blobs: Iterable[bytes]) -> Iterator[bytes]:
-    """Batches over as many frames as they need; none for none."""
+def encode_batches(blobs: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
+    """Batches over as many frames as they need, none for none; each with the bytes of its batches."""
     parts: list[bytes] = []
     size = 0
     for blob in blobs:
         if parts and size + len(blob) > BATCHES_BYTES:
-            yield encode(Batches(tuple(parts)))
+            yield encode(Batches(tuple(parts))), size
             parts, size = [], 0
         parts.append(blob)
         size += len(blob)
     if parts:
-        yield encode(Batches(tuple(parts)))
+        yield encode(Batches(tuple(parts))), size
 
 
 class FrameReader:

@@ -137,7 +137,7 @@ def unpack(packed: bytes) -> Iterator[Entry]:
         heads = _unpack_heads(packed[at:end])
         if author <= previous or any(a >= b for a, b in zip(heads, heads[1:], strict=False)):
             raise ValueError("entries are not in order")
-        if not (1 <= heads[0][0] and heads[-1][0] <= SEQ_MAX):
+        if not (heads[0][0] >= 1 and heads[-1][0] <= SEQ_MAX):
             raise ValueError("a seq is out of range")
         yield author, heads
         at, previous = end, author

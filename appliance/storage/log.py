@@ -40,7 +40,8 @@ class LogStore:
         """Up to `limit` rows (arrival, hash, blob) that arrived later."""
         return list(
             self._db.execute(
-                "SELECT arrival, hash, blob FROM batches WHERE arrival > ? ORDER BY arrival LIMIT ?", (arrival, limit)
+                "SELECT arrival, hash, blob FROM batches WHERE arrival > ? ORDER BY arrival LIMIT ?",
+                (arrival, limit),
             )
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -18,7 +18,9 @@ import msgspec
 from appliance.replica.ancestry import Branch, Meta, Reach
 from appliance.replica.rows import DERIVED, TABLES, Row
 from appliance.replica.stores import START, Indexed, Position, Value
+from appliance.storage.log import storage_error
 from appliance.storage.migrations import VIEW, open_database
+
 
 class _Table:
     """Statements for one row class, made once."""
@@ -29,11 +31,13 @@ class _Table:
         where = " AND ".join(f'"{name}" = ?' for name in fields[: row.KEY])
         self.row = row
         self.key = row.KEY
-        self.select = f"SELECT {columns} FROM {row.TABLE} WHERE {where}"  # noqa: S608 - names are our own constants
-        self.put = f"INSERT OR REPLACE INTO {row.TABLE} ({columns}) VALUES ({', '.join('?' * len(fields))})"  # noqa: S608
-        self.delete = f"DELETE FROM {row.TABLE} WHERE {where}"  # noqa: S608
-        self.dump = f"SELECT {columns} FROM {row.TABLE} ORDER BY {', '.join(str(n + 1) for n in range(row.KEY))}"  # noqa: S608
-        self.tuples = [number for number, name in enumerate(fields) if name in {"roles", "scope", "endpoints", "rivals"}]
+        self.select = f"SELECT {columns} FROM {row.TABLE} WHERE {where}"
+        self.put = f"INSERT OR REPLACE INTO {row.TABLE} ({columns}) VALUES ({', '.join('?' * len(fields))})"
+        self.delete = f"DELETE FROM {row.TABLE} WHERE {where}"
+        self.dump = f"SELECT {columns} FROM {row.TABLE} ORDER BY {', '.join(str(n + 1) for n in range(row.KEY))}"
+        self.tuples = [
+            number for number, name in enumerate(fields) if name in {"roles", "scope", "endpoints", "rivals"}
+        ]
 
     def values(self, row: Row) -> tuple[Value, ...]:
         values = list(msgspec.structs.astuple(row))
@@ -61,9 +65,16 @@ class ViewStore:
         self._step = 0
         self._journal: list[tuple[int, bytes, int, str, bytes, bytes | None]] = []
 
-    def transaction(self) -> AbstractContextManager[object]:
-        """All or nothing; a failure inside leaves the database as it was."""
-        return self._db
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; a failure inside leaves the database as it was. What SQLite reports is raised as coded."""
+        try:
+            with self._db:
+                yield
+        except apsw.Error as err:
+            raise storage_error(err, self.path) from err
+        finally:
+            self._journal = []
 
     # -- rows of the read model (the fold's State)
 
@@ -108,7 +119,8 @@ class ViewStore:
         """Take back what batches at or after this place did to the rows."""
         self.flush()
         steps = self._db.execute(
-            "SELECT tbl, key, old FROM undo WHERE (hlc, hash) >= (?, ?) ORDER BY hlc DESC, hash DESC, step DESC", position
+            "SELECT tbl, key, old FROM undo WHERE (hlc, hash) >= (?, ?) ORDER BY hlc DESC, hash DESC, step DESC",
+            position,
         ).fetchall()
         for name, key, old in steps:
             table = _TABLES[name]
@@ -146,12 +158,12 @@ class ViewStore:
 
     def count(self, row: type[Row]) -> int:
         """Number of rows of a table."""
-        return int(self._db.execute(f"SELECT count(*) FROM {row.TABLE}").get)  # noqa: S608
+        return int(self._db.execute(f"SELECT count(*) FROM {row.TABLE}").get)
 
     def clear(self) -> None:
         """Empty everything, before a rebuild."""
         for name in (*_TABLES, "undo", "batches", "branches", "late", "meta"):
-            self._db.execute(f"DELETE FROM {name}")  # noqa: S608
+            self._db.execute(f"DELETE FROM {name}")
 
     # -- index of the log
 
@@ -240,14 +252,20 @@ class ViewStore:
 
     def _select(self, where: str, bindings: Sequence[Value]) -> Iterator[Indexed]:
         query = (
-            "SELECT arrival, hash, author, seq, hlc, branch, reach, mark FROM batches "  # noqa: S608
+            "SELECT arrival, hash, author, seq, hlc, branch, reach, mark FROM batches "
             f"JOIN branches ON branches.number = batches.branch {where}"
         )
         for arrival, digest, author, seq, hlc, branch, reach, mark in self._db.execute(query, bindings):
             yield Indexed(
                 arrival,
                 Meta(
-                    hash=digest, author=author, seq=seq, hlc=hlc, branch=branch, reach=unpack_reach(reach), mark=bool(mark)
+                    hash=digest,
+                    author=author,
+                    seq=seq,
+                    hlc=hlc,
+                    branch=branch,
+                    reach=unpack_reach(reach),
+                    mark=bool(mark),
                 ),
             )
 

@@ -1,7 +1,7 @@
 """The node's own certificate: self-signed with its ML-DSA-65 key (RFC 9881), short-lived, renewed in time.
 
-A certificate is only the envelope in which TLS carries the key, so it is made anew at each start and never stored.
-Its name is the node id, for people who look at a capture; no peer believes it.
+A certificate is only the envelope in which TLS carries the key, so it is made anew at each start and never
+stored. Its name is the node id, for people who look at a capture; no peer believes it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from cryptography.x509.oid import NameOID
 
 from appliance.core.errors import error
 from appliance.core.ids import node_id
+from appliance.transport.channel import TlsFailure
 from appliance.transport.peers import Clock, Judge
-from appliance.transport.pqtls import PqContext, TlsFailure, make_engine
+from appliance.transport.pqtls import PqContext, make_engine
 from appliance.trust.keys import load_key
 from appliance.trust.pqc import provider
 
@@ -64,7 +65,7 @@ class Credentials:
         self._engine.check_privatekey()
 
     def certificate(self) -> x509.Certificate:
-        """The certificate for now; made anew after a third of its life, or if the clock went back before it."""
+        """The certificate for now; made anew after a third of its life, or if the clock went back."""
         now_ms = self.now_ms()
         start = self._certificate.not_valid_before_utc
         renewal = start + _BACKDATED + timedelta(days=self._days) * _RENEWED_AFTER

@@ -24,13 +24,17 @@ Clock = Callable[[], int]  # milliseconds since the Unix epoch
 class Permitted(Protocol):
     """Says whether a node may talk to us now."""
 
-    def __call__(self, node_id: bytes, /) -> bool: ...
+    def __call__(self, node_id: bytes, /) -> bool:
+        """Answer at once: it is asked in the middle of a handshake."""
+        ...
 
 
 class Judge(Protocol):
     """Takes a peer's certificate; returns who it is or raises why it may not come in."""
 
-    def __call__(self, certificate: x509.Certificate, /) -> PeerIdentity: ...
+    def __call__(self, certificate: x509.Certificate, /) -> PeerIdentity:
+        """Raise an `X0tError` to refuse."""
+        ...
 
 
 class PeerIdentity(msgspec.Struct, frozen=True):
@@ -62,7 +66,7 @@ def identify(certificate: x509.Certificate, now_ms: int) -> PeerIdentity:
 
 
 class Verdict:
-    """The judge of this node: a valid certificate, the expected key where one is expected, a permitted peer."""
+    """The judge of this node: a valid certificate, the right key where one is expected, a permitted peer."""
 
     def __init__(self, permitted: Permitted, now_ms: Clock, expected: bytes | None = None) -> None:
         self._permitted = permitted

@@ -1,8 +1,7 @@
-"""TLS 1.3 (RFC 8446) with X25519MLKEM768 for asyncio and aiohttp, over OpenSSL's memory BIOs.
+"""TLS 1.3 (RFC 8446) with X25519MLKEM768 for asyncio and aiohttp: what both sides of a connection share.
 
-Python 3.11's ssl can neither agree on a hybrid group nor use ML-DSA certificates; pyOpenSSL can. `PqContext` is
-an `ssl.SSLContext` by type only: asyncio asks it for an SSL object and gets a `PqChannel`, which has the methods
-of `ssl.SSLObject` and drives an `OpenSSL.SSL.Connection`.
+Python 3.11's ssl can neither agree on a hybrid group nor use ML-DSA certificates; pyOpenSSL can. `PqContext`
+is an `ssl.SSLContext` by type only: asyncio asks it for an SSL object and gets a `PqChannel`.
 
 Never: an older version, a classical group, ML-KEM alone, a resumed session, early data, compression, a peer
 without a certificate. Who the peer is and whether it may come in is for the judge to say (see `peers`).
@@ -13,45 +12,18 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
-from OpenSSL._util import lib as openssl  # for what pyOpenSSL does not wrap: the groups and the reuse flag
+from OpenSSL._util import lib as openssl  # for what pyOpenSSL does not wrap: the groups
 
-from appliance.core.errors import X0tError, error
-from appliance.transport.peers import Judge, PeerIdentity
+from appliance.core.errors import error
+from appliance.transport.channel import HYBRID_GROUP, PqChannel, TlsFailure
+from appliance.transport.peers import Judge
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
-
-HYBRID_GROUP: Final = "X25519MLKEM768"  # draft-ietf-tls-ecdhe-mlkem, code point 0x11EC
 ALPN: Final = b"http/1.1"
-SLICE_BYTES: Final = 16_384  # one TLS record; OpenSSL moves what a BIO holds at each write, so it must hold little
-_RECORD_BYTES: Final = SLICE_BYTES + 256  # RFC 8446 section 5.2: a record may be that much longer than its content
-_CIPHERS: Final = b"TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"  # 256-bit keys: category 3 needs above 128
-_ALERT, _HANDSHAKE = 0x15, 0x16  # first byte of a record, RFC 8446 section 5.1
-
-# The end of OpenSSL's reason -> our key and its detail.
-_REASONS: Final = (
-    ("no suitable key share", "tls.group", "it offers no hybrid key share"),
-    ("no suitable groups", "tls.group", "it offers no hybrid group"),
-    ("alert handshake failure", "tls.group", "it refused the only group of ours"),
-    ("unsupported protocol", "tls.version", "an older version"),
-    ("alert protocol version", "tls.version", "an older version"),
-    ("peer did not return a certificate", "tls.certificate_missing", ""),
-    ("alert certificate required", "tls.certificate_missing", ""),
-    ("wrong version number", "tls.plain", ""),
-)
-
-
-class TlsFailure(ssl.SSLError):
-    """Carries one of our errors through asyncio and aiohttp, which know how to handle `ssl.SSLError`."""
-
-    def __init__(self, refusal: X0tError) -> None:
-        super().__init__(ssl.SSL_ERROR_SSL, str(refusal))
-        self.refusal: Final = refusal
+_CIPHERS: Final = b"TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"  # no 128-bit keys in category 3
 
 
 def make_engine(key_file: Path) -> SSL.Context:
@@ -69,15 +41,16 @@ def make_engine(key_file: Path) -> SSL.Context:
     engine.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _leave_to_the_judge)
     engine.set_alpn_protos([ALPN])
     engine.set_alpn_select_callback(_select_alpn)
-    # The alias curves = groups is OpenSSL's own. Without it the check after the handshake still holds.
-    if openssl.SSL_CTX_set1_curves_list(engine._context, HYBRID_GROUP.encode()) != 1:
+    # "Curves" is OpenSSL's old name for groups. What came of it is checked again after each handshake.
+    handle = engine._context  # noqa: SLF001 - pyOpenSSL does not wrap the call
+    if openssl.SSL_CTX_set1_curves_list(handle, HYBRID_GROUP.encode()) != 1:
         raise error("pqc.provider", provider="openssl", reason=f"it has no {HYBRID_GROUP}")
     engine.use_privatekey_file(str(key_file))
     return engine
 
 
 class PqContext(ssl.SSLContext):
-    """Makes channels with one engine, one certificate and one judge. `on_failure` is for servers, see `PqChannel`."""
+    """Makes channels with one engine, one certificate and one judge; `PqChannel` explains `on_failure`."""
 
     def __new__(cls, *_: object, **__: object) -> Self:
         """An `ssl.SSLContext` whose own settings are never used."""
@@ -99,8 +72,8 @@ class PqContext(ssl.SSLContext):
         self,
         incoming: ssl.MemoryBIO,
         outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,  # names are neither sent nor believed
+        server_side: bool = False,  # noqa: FBT001, FBT002 - the signature of ssl
+        server_hostname: str | bytes | None = None,  # noqa: ARG002 - names are neither sent nor believed
         session: ssl.SSLSession | None = None,
     ) -> PqChannel:
         """The channel that asyncio will drive."""
@@ -112,257 +85,16 @@ class PqContext(ssl.SSLContext):
             connection.set_accept_state()
         else:
             connection.set_connect_state()
-        return PqChannel(self, connection, (incoming, outgoing), server_side)
+        return PqChannel(self, connection, (incoming, outgoing), server_side=server_side)
 
     def wrap_socket(self, *_: object, **__: object) -> NoReturn:
         """Not offered: a plain socket would get the classical TLS of the base class."""
         raise NotImplementedError("PqContext works through asyncio only")
 
 
-class PqChannel(ssl.SSLObject):
-    """One TLS connection between two memory BIOs, as asyncio expects it.
-
-    The handshake ends well only after version, group and freshness were checked. Then the judge looks at the
-    certificate: what it refuses ends a client's handshake; a server keeps the refusal in `refusal`, so that it can
-    be said to the peer over the finished channel. `peer` is set exactly if the judge agreed.
-
-    asyncio drops what is unsent when a handshake fails. A server with `on_failure` therefore calls that and asks
-    for more input instead of raising, which flushes the alert; whoever listens then closes the connection.
-    """
-
-    def __init__(
-        self,
-        context: PqContext,
-        connection: SSL.Connection,
-        bios: tuple[ssl.MemoryBIO, ssl.MemoryBIO],
-        server_side: bool,
-    ) -> None:
-        self._context = context
-        self._connection = connection
-        self._incoming, self._outgoing = bios
-        self._server_side = server_side
-        self._is_begun = False
-        self._is_closing = False
-        self.failure: TlsFailure | None = None
-        self.refusal: X0tError | None = None
-        self.peer: PeerIdentity | None = None
-
-    # ---- the handshake
-
-    def do_handshake(self) -> None:
-        """Go on with the handshake; `ssl.SSLWantReadError` until the peer has answered."""
-        if self.failure is None:
-            try:
-                self._shake_hands()
-            except TlsFailure as failure:
-                self.failure = failure
-                self._flush()
-                if self._context.on_failure is None:
-                    raise
-                self._context.on_failure(failure)
-            else:
-                return
-        raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the handshake waits for the peer")
-
-    def _shake_hands(self) -> None:
-        while True:
-            try:
-                self._connection.do_handshake()
-                break
-            except SSL.WantReadError:
-                self._flush()
-                if not self._feed():
-                    raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the handshake goes on") from None
-            except SSL.Error as err:
-                raise _failure(err) from err
-        self._check()
-        self._flush()
-
-    def _check(self) -> None:
-        if self._connection.get_protocol_version() != SSL.TLS1_3_VERSION:
-            raise TlsFailure(error("tls.version", version=self.version()))
-        if self.group() != HYBRID_GROUP:
-            raise TlsFailure(error("tls.group", reason=f"it agreed on {self.group()}"))
-        if self.session_reused:
-            raise TlsFailure(error("tls.resumed"))
-        certificate = self._peer_certificate()
-        if certificate is None:
-            raise TlsFailure(error("tls.certificate_missing"))
-        try:
-            self.peer = self._context.judge(certificate)
-        except X0tError as refusal:
-            self.refusal = refusal
-            if not self._server_side:
-                raise TlsFailure(refusal) from refusal
-
-    def _peer_certificate(self) -> x509.Certificate | None:
-        try:
-            return self._connection.get_peer_certificate(as_cryptography=True)
-        except ValueError as err:  # OpenSSL read it, the stricter parser of cryptography did not
-            raise TlsFailure(error("tls.certificate", reason="it cannot be parsed")) from err
-
-    # ---- data
-
-    def read(self, size: int = 1024, buffer: WriteableBuffer | None = None) -> bytes:
-        """Up to one record of data; empty (or 0 with a *buffer*, as asyncio wants) after the peer's close_notify."""
-        size = min(size, SLICE_BYTES)
-        while True:
-            try:
-                if buffer is None:
-                    return self._connection.recv(size)
-                return self._connection.recv_into(buffer, size)  # type: ignore[return-value]
-            except SSL.WantReadError:
-                if not self._feed():
-                    self._flush()  # the answer to a key update, if any
-                    raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "no complete record") from None
-            except SSL.ZeroReturnError:
-                return b"" if buffer is None else 0  # type: ignore[return-value]
-            except SSL.SysCallError as err:
-                raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer left without close_notify") from err
-            except SSL.Error as err:
-                raise _failure(err) from err
-
-    def write(self, data: ReadableBuffer) -> int:
-        """Encrypt all of *data*; memory BIOs never refuse, and asyncio would copy a remainder each time."""
-        view = memoryview(data).cast("B")
-        try:
-            for start in range(0, len(view), SLICE_BYTES):
-                self._connection.sendall(view[start : start + SLICE_BYTES])
-                self._flush()
-        except SSL.Error as err:
-            raise _failure(err) from err
-        return len(view)
-
-    def unwrap(self) -> None:  # type: ignore[override]  # a stock SSLObject ends the same way
-        """Send close_notify, then wait for the peer's; what the peer sent before it saw ours is dropped."""
-        try:
-            if not self._is_closing:
-                self._is_closing = True
-                self._connection.shutdown()
-                self._flush()
-            while True:
-                try:
-                    self._connection.recv(SLICE_BYTES)
-                except SSL.WantReadError:
-                    if not self._feed():
-                        raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "waits for close_notify") from None
-        except SSL.ZeroReturnError:
-            return
-        except SSL.Error as err:
-            raise _failure(err) from err
-
-    def _feed(self) -> bool:
-        chunk = self._incoming.read(SLICE_BYTES)
-        if not chunk:
-            if self._incoming.eof:
-                self._connection.bio_shutdown()
-            return self._incoming.eof and not self._is_closing
-        if not self._is_begun:
-            self._is_begun = True
-            if chunk[0] != _HANDSHAKE and (self._server_side or chunk[0] != _ALERT):
-                raise TlsFailure(error("tls.plain"))
-        self._connection.bio_write(chunk)
-        return True
-
-    def _flush(self) -> None:
-        try:
-            while True:
-                chunk = self._connection.bio_read(_RECORD_BYTES)
-                self._outgoing.write(chunk)
-                if len(chunk) < _RECORD_BYTES:
-                    return
-        except SSL.WantReadError:
-            return
-
-    # ---- what callers of ssl.SSLObject ask
-
-    @property
-    def context(self) -> PqContext:  # type: ignore[override]
-        """The context that made this channel; it cannot be changed."""
-        return self._context
-
-    @property
-    def session(self) -> None:  # type: ignore[override]
-        """Nothing: there are no sessions to resume."""
-        return
-
-    @property
-    def session_reused(self) -> bool:
-        """True if OpenSSL resumed a session, which ends the handshake."""
-        return bool(openssl.SSL_session_reused(self._connection._ssl))
-
-    @property
-    def server_side(self) -> bool:
-        """True on the side that was dialled."""
-        return self._server_side
-
-    @property
-    def server_hostname(self) -> str | None:
-        """Nothing: peers are known by key."""
-        return None
-
-    def getpeercert(self, binary_form: bool = False) -> Any:  # the union of the standard library is no type
-        """The peer's certificate as DER; as a dictionary it is empty, because nothing in it is believed."""
-        if not binary_form:
-            return {}
-        certificate = self._peer_certificate()
-        return None if certificate is None else certificate.public_bytes(Encoding.DER)
-
-    def selected_alpn_protocol(self) -> str | None:
-        """The protocol of RFC 7301, if the peer named it."""
-        return self._connection.get_alpn_proto_negotiated().decode("ascii") or None
-
-    def selected_npn_protocol(self) -> None:
-        """Nothing: NPN is dead."""
-        return
-
-    def group(self) -> str | None:
-        """The key agreement; None before the handshake."""
-        return self._connection.get_group_name()
-
-    def cipher(self) -> tuple[str, str, int] | None:
-        """Name, protocol and secret bits of the cipher; None before the handshake."""
-        name, bits = self._connection.get_cipher_name(), self._connection.get_cipher_bits()
-        return None if name is None or bits is None else (name, self.version(), bits)
-
-    def shared_ciphers(self) -> None:
-        """Not known."""
-        return
-
-    def compression(self) -> None:
-        """Never used: TLS 1.3 has none."""
-        return
-
-    def pending(self) -> int:
-        """Decrypted bytes that `read` would return at once."""
-        return self._connection.pending()
-
-    def version(self) -> str:
-        """The protocol version as text."""
-        return self._connection.get_protocol_version_name()
-
-    def get_channel_binding(self, cb_type: str = "tls-exporter") -> bytes | None:
-        """RFC 9266: 32 bytes that only the two ends of this channel know."""
-        if cb_type != "tls-exporter":
-            raise ValueError("TLS 1.3 binds channels by tls-exporter only")
-        return self._connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
-
-    def verify_client_post_handshake(self) -> NoReturn:
-        """Not offered: clients show their certificate in the handshake."""
-        raise NotImplementedError("clients are verified in the handshake")
-
-
-def _failure(err: SSL.Error) -> TlsFailure:
-    reason = err.args[0][-1][2] if err.args and isinstance(err.args[0], list) and err.args[0] else str(err)
-    for suffix, key, detail in _REASONS:
-        if reason.endswith(suffix):
-            return TlsFailure(error(key, reason=detail, version=detail))
-    return TlsFailure(error("tls.handshake", reason=reason))
-
-
 def _leave_to_the_judge(*_: object) -> bool:
     return True  # no chain is built: the key is the identity, and OpenSSL has checked that the peer holds it
 
 
-def _select_alpn(_: SSL.Connection, offered: list[bytes]) -> bytes | object:
+def _select_alpn(_: SSL.Connection, offered: list[bytes]) -> Any:  # pyOpenSSL's "none" has a private type
     return ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS

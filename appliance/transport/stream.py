@@ -1,7 +1,7 @@
-"""A stream of whole messages to and from one known peer: a WebSocket (RFC 6455) over PQ TLS, without compression.
+"""A stream of whole messages to and from a known peer: a WebSocket (RFC 6455) over PQ TLS, never compressed.
 
-It carries bytes and never looks into them. The end of a stream is said by a close frame; a connection that ends
-without one was cut, and `receive` says so. What must not be lost is acknowledged by the protocol above.
+It carries bytes and never looks into them. The end of a stream is said by a close frame; a connection that
+ends without one was cut, and `receive` says so. What must not be lost is acknowledged by the protocol above.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from appliance.core.errors import X0tError, error
 from appliance.core.limits import Limits
 from appliance.transport.peers import PeerIdentity
 
+SYNC_PATH: Final = "/x0t/sync/1"
+REFUSAL_HEADER: Final = "X0t-Refusal"  # an error key, in the HTTP answer to a peer that may not come in
 CLOSED_FOR_A_REASON: Final = 4000  # RFC 6455 section 7.4.2: 4000 to 4999 are private
 _REASON_BYTES: Final = 123  # section 5.5: a control frame holds 125 bytes, two of them the code
 _WELL = (WSCloseCode.OK, WSCloseCode.GOING_AWAY)
@@ -27,8 +29,8 @@ WebSocket = ClientWebSocketResponse[bool] | WebSocketResponse[bool]
 class Stream(Protocol):
     """What the owner of a stream may do. One task receives; any task may send or close.
 
-    `receive` must be waited for most of the time: it also answers the peer's pings, and a peer that gets no answer
-    for half of `Limits.heartbeat_s` goes away.
+    `receive` must be waited for most of the time: it also answers the peer's pings, and a peer that gets no
+    answer for half of `Limits.heartbeat_s` goes away.
     """
 
     @property
@@ -46,12 +48,13 @@ class Stream(Protocol):
     async def receive(self) -> bytes | None:
         """The next message; None after a proper end.
 
-        `stream.cut`, `stream.closed_by_peer` (with the peer's reason), `stream.message_size`, `stream.message_kind`.
+        Raises `stream.cut`, `stream.closed_by_peer` (with the peer's reason), `stream.message_size` or
+        `stream.message_kind`.
         """
         ...
 
     async def close(self, reason: str = "") -> None:
-        """End the stream within two seconds; a *reason* (an error key) reaches the peer. Harmless when repeated."""
+        """End the stream within two seconds; the peer is told *reason* (an error key). May be repeated."""
         ...
 
 
@@ -83,7 +86,7 @@ class WebSocketStream:
 
     async def receive(self) -> bytes | None:
         """See `Stream`."""
-        if self._is_ended:
+        if self._has_ended():
             return None
         message = await self._socket.receive()
         match message.type:
@@ -94,7 +97,7 @@ class WebSocketStream:
                 if message.data in _WELL and not message.extra:
                     return None
                 raise error("stream.closed_by_peer", reason=message.extra or f"code {message.data}")
-            case WSMsgType.CLOSING | WSMsgType.CLOSED if self._is_ended:  # by our own close()
+            case WSMsgType.CLOSING | WSMsgType.CLOSED if self._has_ended():  # by our own close()
                 return None
             case WSMsgType.TEXT:
                 await self.close("stream.message_kind")
@@ -122,6 +125,9 @@ class WebSocketStream:
             pass  # the peer does not listen any more
         finally:
             await self._release()
+
+    def _has_ended(self) -> bool:
+        return self._is_ended
 
     def _why_cut(self, cause: object) -> X0tError:
         if isinstance(cause, WebSocketError) and cause.code == WSCloseCode.MESSAGE_TOO_BIG:

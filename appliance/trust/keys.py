@@ -23,7 +23,7 @@ from appliance.trust import pqc
 from appliance.trust.pqc import Provider, SigningKey, provider
 
 ALGORITHM: Final = "ml-dsa-65"
-PRIVATE_FILE_BYTES: Final = 16_384  # the longest form, seed and expanded key in PEM, is about 5,600 bytes
+PRIVATE_FILE_BYTES: Final = 16_384  # ours are 130 bytes; the longest form, which is told apart, about 5,600
 PUBLIC_TEXT_CHARS: Final = len(ALGORITHM) + 1 + 4 * -(-pqc.MLDSA_PUBLIC_BYTES // 3)  # name, space, base64
 _PRIVATE_MODE: Final = 0o600
 _PUBLIC_MODE: Final = 0o644

@@ -1,7 +1,7 @@
 """`./test bench NAME`: runs tests/bench/bench_NAME.py and prints its rows as a table or as JSON lines.
 
-A benchmark is a module with `run(arguments: list[str]) -> list[Row]` or `run() -> list[Row]`. A missed reach is a
-finding and not an error: the exit status is 1 only when the benchmark itself fails.
+A benchmark is a module with `run(arguments: list[str]) -> list[Row]` or `run() -> list[Row]`. A missed reach
+is a finding and not an error: the exit status is 1 only when the benchmark itself fails.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The row that every benchmark prints: one measured number beside the peer or bound that it is held against."""
+"""The row that every benchmark prints: a measured number beside the peer or bound that it is held against."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import msgspec
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One measurement.
 
-    `ratio` is value over peer, measured in the same run; `reach` says in words what is asked of it; `holds` is the
-    answer, or None where the row only informs.
+    `ratio` is value over peer, measured in the same run; `reach` says in words what is asked of it; `holds`
+    is the answer, or None where the row only informs.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     holds: bool | None = None
 
 
-def compared(name: str, unit: str, value: float, peer: float, *, at_least: float, reach: str = "") -> Row:
+def compared(name: str, unit: str, value: float, peer: float, *, at_least: float) -> Row:
     """A row whose reach is a least ratio of value to peer."""
     ratio = value / peer
     return Row(
@@ -30,7 +30,7 @@ def compared(name: str, unit: str, value: float, peer: float, *, at_least: float
         value=value,
         peer=peer,
         ratio=ratio,
-        reach=reach or f">= {at_least:g} of peer",
+        reach=f">= {at_least:g} of peer",
         holds=ratio >= at_least,
     )
 

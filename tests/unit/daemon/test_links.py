@@ -6,25 +6,33 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from appliance.core.errors import InputError, error
+from appliance.core.errors import InputError, IntegrityError, error
 from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
 from appliance.daemon.links import Links, Target, parse_target
+from appliance.transport.dialler import Address
+from appliance.transport.peers import PeerIdentity
 
 A, B, C = (NodeId(bytes([n]) * 32) for n in (1, 2, 3))
+AT_B, AT_C = Address("b", 1), Address("c", 1)
 LIMITS = Limits(peer_backoff_min_s=0, peer_backoff_max_s=0)
 
 
 class Wire:
     """One end of a connection in memory."""
 
-    def __init__(self, peer: NodeId, address: str = "b:1") -> None:
-        self.peer = peer
-        self.address = address
+    def __init__(self, peer: NodeId) -> None:
+        self.peer = PeerIdentity(peer.raw, b"")
         self.closed = asyncio.Event()
         self.failure: Exception | None = None
 
-    async def close(self) -> None:
+    async def send(self, message: bytes) -> None:
+        raise AssertionError(message)
+
+    async def receive(self) -> bytes | None:
+        raise AssertionError
+
+    async def close(self, reason: str = "") -> None:
         self.closed.set()
 
     def fail(self, failure: Exception) -> None:
@@ -40,7 +48,7 @@ class Net:
         self.answers: Callable[[Target], NodeId] = lambda target: target.node or B
 
     async def dial(self, target: Target) -> Wire:
-        wire = Wire(self.answers(target), target.address)
+        wire = Wire(self.answers(target))
         self.dialled.put_nowait(wire)
         return wire
 
@@ -68,28 +76,33 @@ async def until(links: Links, holds: Callable[[], bool]) -> None:
         await links.changed()
 
 
+async def refused(links: Links, wire: Wire) -> None:
+    with pytest.raises(IntegrityError):
+        await links.handle(wire.peer, wire)
+
+
 async def test_a_wanted_peer_is_dialled_and_dialled_again_when_it_is_lost() -> None:
     net = Net()
-    async with links_of(A, net, Target("b:1", B)) as (links, _):
+    async with links_of(A, net, Target(AT_B, B)) as (links, _):
         first = await net.dialled.get()
         await until(links, lambda: B in links.up())
         await first.close()
         second = await net.dialled.get()
         await until(links, lambda: B in links.up())
-        assert links.up()[B].channel is second
+        assert links.up()[B].stream is second
 
 
 @pytest.mark.parametrize("own,stays", [(A, "out"), (C, "in")])
 async def test_of_two_connections_the_one_dialled_by_the_smaller_id_stays(own: NodeId, stays: str) -> None:
     net = Net()
-    async with links_of(own, net, Target("b:1", B)) as (links, group):
+    async with links_of(own, net, Target(AT_B, B)) as (links, group):
         out = await net.dialled.get()
         await until(links, lambda: B in links.up())
-        accepted = Wire(B, "b:999")
-        group.create_task(links.accept(accepted))
+        accepted = Wire(B)
+        group.create_task(links.handle(accepted.peer, accepted))
         kept, lost = (out, accepted) if stays == "out" else (accepted, out)
         await lost.closed.wait()
-        await until(links, lambda: B in links.up() and links.up()[B].channel is kept)
+        await until(links, lambda: B in links.up() and links.up()[B].stream is kept)
         assert net.dialled.empty()
         await kept.close()
 
@@ -97,24 +110,24 @@ async def test_of_two_connections_the_one_dialled_by_the_smaller_id_stays(own: N
 async def test_a_peer_that_dials_again_replaces_its_dead_connection() -> None:
     net = Net()
     async with links_of(A, net) as (links, group):
-        old, new = Wire(B, "b:1"), Wire(B, "b:2")
-        group.create_task(links.accept(old))
+        old, new = Wire(B), Wire(B)
+        group.create_task(links.handle(old.peer, old))
         await until(links, lambda: B in links.up())
-        group.create_task(links.accept(new))
+        group.create_task(links.handle(new.peer, new))
         await old.closed.wait()
-        await until(links, lambda: B in links.up() and links.up()[B].channel is new)
+        await until(links, lambda: B in links.up() and links.up()[B].stream is new)
         await new.close()
 
 
 async def test_cut_closes_all_and_refuses_new_ones_until_restore() -> None:
     net = Net()
-    async with links_of(A, net, Target("b:1", B)) as (links, group):
+    async with links_of(A, net, Target(AT_B, B)) as (links, group):
         wire = await net.dialled.get()
         await until(links, lambda: B in links.up())
         assert await links.cut(None) == 1
         assert wire.closed.is_set() and not links.up() and links.is_cut
         knocking = Wire(C)
-        await links.accept(knocking)
+        await links.handle(knocking.peer, knocking)
         assert knocking.closed.is_set() and net.dialled.empty()
         links.restore(None)
         await net.dialled.get()
@@ -123,7 +136,7 @@ async def test_cut_closes_all_and_refuses_new_ones_until_restore() -> None:
 
 async def test_cut_can_be_of_one_peer() -> None:
     net = Net()
-    async with links_of(A, net, Target("b:1", B), Target("c:1", C)) as (links, _):
+    async with links_of(A, net, Target(AT_B, B), Target(AT_C, C)) as (links, _):
         await until(links, lambda: len(links.up()) == 2)
         assert await links.cut(B) == 1
         assert list(links.up()) == [C]
@@ -136,13 +149,13 @@ async def test_a_peer_that_breaks_the_protocol_is_left_alone_for_a_while() -> No
         task = group.create_task(links.run())
         await asyncio.sleep(0)
         liar = Wire(B)
-        group.create_task(links.accept(liar))
+        group.create_task(refused(links, liar))
         await until(links, lambda: B in links.up())
         liar.fail(error("sync.claimed_not_sent"))
         await until(links, lambda: B not in links.up())
         assert not links.is_open_to(B) and links.is_open_to(C)
         again = Wire(B)
-        await links.accept(again)
+        await links.handle(again.peer, again)
         assert again.closed.is_set() and not links.up()
         task.cancel()
 
@@ -151,7 +164,7 @@ async def test_a_peer_that_merely_went_away_may_come_back_at_once() -> None:
     net = Net()
     async with links_of(A, net) as (links, group):
         wire = Wire(B)
-        group.create_task(links.accept(wire))
+        group.create_task(links.handle(wire.peer, wire))
         await until(links, lambda: B in links.up())
         wire.fail(ConnectionResetError())
         await until(links, lambda: B not in links.up())
@@ -161,7 +174,7 @@ async def test_a_peer_that_merely_went_away_may_come_back_at_once() -> None:
 async def test_a_node_that_dials_itself_gives_that_address_up() -> None:
     net = Net()
     net.answers = lambda _: A
-    async with links_of(A, net, Target("me:1")) as (links, _):
+    async with links_of(A, net, Target(Address("me", 1))) as (links, _):
         wire = await net.dialled.get()
         await wire.closed.wait()
         await asyncio.sleep(0)
@@ -170,7 +183,7 @@ async def test_a_node_that_dials_itself_gives_that_address_up() -> None:
 
 async def test_an_unwanted_target_is_no_longer_dialled() -> None:
     net = Net()
-    async with links_of(A, net, Target("b:1", B)) as (links, _):
+    async with links_of(A, net, Target(AT_B, B)) as (links, _):
         wire = await net.dialled.get()
         await until(links, lambda: B in links.up())
         links.want(())
@@ -180,13 +193,18 @@ async def test_an_unwanted_target_is_no_longer_dialled() -> None:
 
 @pytest.mark.parametrize(
     "text,target",
-    [("gw:7330", Target("gw:7330")), ("[::1]:1", Target("[::1]:1")), (f"{B}@gw:1", Target("gw:1", B))],
+    [
+        ("gw:7330", Target(Address("gw", 7330))),
+        ("[::1]:1", Target(Address("::1", 1))),
+        (f"{B}@gw:1", Target(Address("gw", 1), B)),
+    ],
 )
 def test_a_peer_is_written_as_host_and_port(text: str, target: Target) -> None:
     assert parse_target(text) == target
+    assert str(target) == text
 
 
-@pytest.mark.parametrize("text", ["gw", ":1", "gw:0", "gw:65536", "gw:x", "node1x@gw:1"])
+@pytest.mark.parametrize("text", ["gw", ":1", "::1:1", "gw:0", "gw:65536", "gw:x", "node1x@gw:1"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         parse_target(text)

@@ -1,4 +1,4 @@
-"""The providers under test. A missing liboqs is a failure where everything is required, else a skip with its reason."""
+"""The providers under test. Without liboqs its tests fail where everything is required, else are skipped."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import pytest
 from appliance.core.errors import X0tError
 from appliance.trust import pqc
 from appliance.trust.pqc import KemKey, Provider, SigningKey
+from appliance.trust.pqc_liboqs import LiboqsProvider
 from appliance.trust.pqc_openssl import OpensslProvider
 
 CONTEXTS = [b"", b"x0t/batch/1", bytes(255)]
@@ -160,7 +161,7 @@ ERRORS: list[tuple[str, str, Callable[[Provider], object]]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "call"), [row[1:] for row in ERRORS], ids=[row[0] for row in ERRORS])
+@pytest.mark.parametrize("key, call", [row[1:] for row in ERRORS], ids=[row[0] for row in ERRORS])
 def test_bad_input_is_refused_alike(each: Provider, key: str, call: Callable[[Provider], object]) -> None:
     with pytest.raises(X0tError) as caught:
         call(each)
@@ -183,9 +184,10 @@ def test_a_wiped_key_refuses(each: Provider, use: Callable[[SigningKey, KemKey],
     assert caught.value.key == "key.wiped"
 
 
-def test_wiping_clears_the_secret_in_memory(liboqs: Provider) -> None:
+def test_wiping_clears_the_secret_in_memory(liboqs: LiboqsProvider) -> None:
     for key in (liboqs.mldsa_keypair(SEED), liboqs.mlkem_keypair()):
-        secret = key._secret  # type: ignore[attr-defined]
+        secret = key._secret
+        assert secret is not None
         assert any(secret.raw)
         key.wipe()
         assert not any(secret.raw)

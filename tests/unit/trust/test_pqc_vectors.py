@@ -19,39 +19,39 @@ class Hex(bytes):
     """Bytes that the files write in hexadecimal."""
 
 
-class DsaKey(msgspec.Struct, frozen=True):
-    tcId: int
+class DsaKey(msgspec.Struct, frozen=True, rename="camel"):
+    tc_id: int
     seed: Hex
     pk: Hex
     sk: Hex
 
 
-class DsaSignature(msgspec.Struct, frozen=True):
-    tcId: int
+class DsaSignature(msgspec.Struct, frozen=True, rename="camel"):
+    tc_id: int
     pk: Hex
     message: Hex
     context: Hex
     signature: Hex
-    testPassed: bool = True
+    test_passed: bool = True
     reason: str = ""
 
 
-class KemKey(msgspec.Struct, frozen=True):
-    tcId: int
+class KemKey(msgspec.Struct, frozen=True, rename="camel"):
+    tc_id: int
     d: Hex
     z: Hex
     ek: Hex
     dk: Hex
 
 
-class Decapsulation(msgspec.Struct, frozen=True):
-    tcId: int
+class Decapsulation(msgspec.Struct, frozen=True, rename="camel"):
+    tc_id: int
     reason: str
     c: Hex
     k: Hex
 
 
-class Decapsulations(msgspec.Struct, frozen=True):
+class Decapsulations(msgspec.Struct, frozen=True, rename="camel"):
     dk: Hex
     tests: list[Decapsulation]
 
@@ -86,36 +86,36 @@ DECAPSULATIONS = _load("ml_kem_768_decapsulation.json", Decapsulations)
 SEEDED = _load("ml_kem_768_seeded.json", list[Seeded])
 
 
-@pytest.mark.parametrize("case", DSA_KEYS, ids=lambda case: f"acvp-{case.tcId}")
+@pytest.mark.parametrize("case", DSA_KEYS, ids=lambda case: f"acvp-{case.tc_id}")
 def test_a_seed_gives_the_public_key_of_the_standard(each: Provider, case: DsaKey) -> None:
     assert each.mldsa_keypair(case.seed).public_key == case.pk
 
 
-@pytest.mark.parametrize("case", DSA_KEYS, ids=lambda case: f"acvp-{case.tcId}")
+@pytest.mark.parametrize("case", DSA_KEYS, ids=lambda case: f"acvp-{case.tc_id}")
 def test_a_seed_gives_the_expanded_private_key_of_the_standard(liboqs: LiboqsProvider, case: DsaKey) -> None:
     key = liboqs.mldsa_keypair(case.seed)
     assert key._secret is not None
     assert key._secret.raw == case.sk
 
 
-@pytest.mark.parametrize("case", DSA_SIGNATURES, ids=lambda case: f"acvp-{case.tcId}")
+@pytest.mark.parametrize("case", DSA_SIGNATURES, ids=lambda case: f"acvp-{case.tc_id}")
 def test_a_signature_holds_exactly_when_the_standard_says_so(each: Provider, case: DsaSignature) -> None:
-    assert each.mldsa_verify(case.pk, case.message, case.signature, case.context) is case.testPassed
+    assert each.mldsa_verify(case.pk, case.message, case.signature, case.context) is case.test_passed
 
 
-@pytest.mark.parametrize("case", KEM_KEYS, ids=lambda case: f"acvp-{case.tcId}")
+@pytest.mark.parametrize("case", KEM_KEYS, ids=lambda case: f"acvp-{case.tc_id}")
 def test_a_kem_seed_gives_the_public_key_of_the_standard(each: Provider, case: KemKey) -> None:
     assert each.mlkem_keypair(case.d + case.z).public_key == case.ek
 
 
-@pytest.mark.parametrize("case", KEM_KEYS, ids=lambda case: f"acvp-{case.tcId}")
+@pytest.mark.parametrize("case", KEM_KEYS, ids=lambda case: f"acvp-{case.tc_id}")
 def test_a_kem_seed_gives_the_private_key_of_the_standard(liboqs: LiboqsProvider, case: KemKey) -> None:
     key = liboqs.mlkem_keypair(case.d + case.z)
     assert key._secret is not None
     assert key._secret.raw == case.dk
 
 
-@pytest.mark.parametrize("case", DECAPSULATIONS.tests, ids=lambda case: f"acvp-{case.tcId}")
+@pytest.mark.parametrize("case", DECAPSULATIONS.tests, ids=lambda case: f"acvp-{case.tc_id}")
 def test_a_ciphertext_gives_the_secret_of_the_standard(liboqs: LiboqsProvider, case: Decapsulation) -> None:
     key = liboqs.mlkem_keypair()
     assert key._secret is not None

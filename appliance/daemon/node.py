@@ -1,0 +1,160 @@
+"""Node: what this daemon is, and the mesh that it follows once it has one.
+
+It founds a mesh or joins one while the daemon runs, and then keeps the mesh's jobs under the supervisor: listening,
+links, announcing itself, and a probe that shows whether the replica still writes. It parses no request and opens no
+file itself: `membership` has the files, `wiring` builds the parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from appliance.core import records
+from appliance.core.errors import error
+from appliance.core.ids import MeshId, NodeId
+from appliance.daemon import events
+from appliance.daemon.config import Config
+from appliance.daemon.control.server import ControlServer
+from appliance.daemon.links import Target, parse_target
+from appliance.daemon.membership import Membership, found
+from appliance.daemon.mesh import FollowedMesh
+from appliance.daemon.supervisor import Job, Supervisor
+from appliance.replica.entries import GrantEntry, make
+from appliance.trust.descriptor import Descriptor
+from appliance.trust.keys import NodeKey, format_public_key
+
+Open = Callable[[Descriptor], Awaitable[FollowedMesh]]
+PROBE_S = 5.0
+
+
+class Node:
+    """The daemon's one object that all routes speak to."""
+
+    def __init__(self, config: Config, key: NodeKey, membership: Membership, open_mesh: Open) -> None:
+        self.config = config
+        self.key = key
+        self.membership = membership
+        self.supervisor = Supervisor()
+        self.started_s = time.monotonic()
+        self._open = open_mesh
+        self._mesh: FollowedMesh | None = None
+        self._changing = asyncio.Lock()
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("node")
+
+    @property
+    def mesh(self) -> FollowedMesh:
+        """The mesh that this node follows. Raises `replica.no_mesh`."""
+        if self._mesh is None:
+            raise error("replica.no_mesh")
+        return self._mesh
+
+    @property
+    def has_mesh(self) -> bool:
+        """True once this node follows a mesh."""
+        return self._mesh is not None
+
+    # -- life
+
+    async def open(self) -> None:
+        """Open the replica of the mesh that this node followed when it last ran."""
+        descriptor = await asyncio.to_thread(self.membership.descriptor)
+        if descriptor is not None:
+            await self._follow(await self._open(descriptor))
+
+    async def run(
+        self, server: ControlServer, ready: Callable[[], None], feed: Callable[[], Awaitable[None]], feed_s: float
+    ) -> None:
+        """Serve until the supervisor is stopped. `ready` is called when the control socket answers."""
+        self.supervisor.add(Job(name="control", run=lambda: server.serve(ready), critical=True, restarts=0))
+        self.supervisor.add(Job(name="service-manager", run=feed, period_s=feed_s))
+        await self.supervisor.run()
+
+    async def close(self) -> None:
+        """Finish what the replica has begun, and close it. Harmless when repeated."""
+        mesh, self._mesh = self._mesh, None
+        if mesh is not None:
+            await mesh.close()
+        self.key.wipe()
+
+    def summary(self) -> str:
+        """One line for the service manager."""
+        if self._mesh is None:
+            return "in no mesh yet: x0t mesh create, or x0t mesh join"
+        links = self._mesh.links
+        return f"mesh {self._mesh.descriptor.name}, {'cut off' if links.is_cut else f'{len(links.up())} links'}"
+
+    # -- founding and joining
+
+    async def create(self, name: str) -> records.Mesh:
+        """Found a mesh, with this node as its first owner."""
+        async with self._changing:
+            self._refuse_second()
+            now_ms = time.time_ns() // 1_000_000
+            authority = await asyncio.to_thread(self.membership.authority)
+            depth = self.config.effective_limits().grant_depth
+            blob, grant = await asyncio.to_thread(found, authority, self.key, name, now_ms, depth)
+            authority.wipe()
+            mesh = await self._open(self.membership.open(blob))
+            try:
+                if not mesh.replica.vector:  # else a founding was interrupted after its first batch
+                    await mesh.replica.append([make(GrantEntry(grant=grant))])
+                await asyncio.to_thread(self.membership.follow, blob)
+            except BaseException:
+                await mesh.close()
+                raise
+            await self._follow(mesh)
+            self._log.info(events.MESH_CREATED, mesh=MeshId(mesh.descriptor.mesh), name=name)
+        return await self.mesh_record()
+
+    async def join(self, blob: bytes, peers: list[Target]) -> records.Mesh:
+        """Follow a mesh and meet it at these peers. Repeating it only adds peers."""
+        async with self._changing:
+            await asyncio.to_thread(self.membership.follow, blob)
+            await asyncio.to_thread(self.membership.add_peers, peers)
+            if self._mesh is None:
+                await self._follow(await self._open(self.membership.open(blob)))
+                self._log.info(events.MESH_JOINED, name=self.mesh.descriptor.name)
+            else:
+                self._mesh.known_peers = await asyncio.to_thread(self.membership.peers)
+                self._mesh.aim()
+        return await self.mesh_record()
+
+    async def mesh_record(self) -> records.Mesh:
+        """The mesh for `x0t mesh show`."""
+        descriptor = self.mesh.descriptor
+        blob = await asyncio.to_thread(self.membership.descriptor_blob)
+        warning = await asyncio.to_thread(self.membership.warning)
+        return records.Mesh(
+            mesh=str(MeshId(descriptor.mesh)),
+            name=descriptor.name,
+            authority=format_public_key(descriptor.authority_key),
+            created=moment(descriptor.created_ms),
+            authority_here=bool(warning),
+            descriptor=base64.b64encode(blob or b"").decode(),
+            warning=warning,
+        )
+
+    def _refuse_second(self) -> None:
+        if self._mesh is not None:
+            raise error("replica.mesh_exists", mesh=self._mesh.descriptor.name)
+
+    async def _follow(self, mesh: FollowedMesh) -> None:
+        mesh.known_peers = await asyncio.to_thread(self.membership.peers)
+        mesh.aim()
+        self._mesh = mesh
+        for job in mesh.jobs():
+            self.supervisor.add(job)
+
+
+def moment(ms: int) -> str:
+    """RFC 3339, UTC, in seconds."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,108 @@
+"""Reports: what a replica tells about itself, as frozen records with raw ids; people see them through the CLI."""
+
+from __future__ import annotations
+
+import msgspec
+
+from appliance.replica.fold import Effect
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """A batch of our own, durable and folded."""
+
+    hash: bytes
+    seq: int
+    hlc: int
+    effects: tuple[Effect, ...]
+
+
+class Received(msgspec.Struct, frozen=True):
+    """What became of batches from a peer. `wanted` are unknown parents to ask for."""
+
+    new: tuple[bytes, ...]
+    refused: tuple[tuple[bytes | None, str], ...]
+    parked: int
+    wanted: tuple[bytes, ...]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some of the log in fold order. `cursor` is the place of the last batch that was looked at."""
+
+    blobs: tuple[bytes, ...]
+    heads: tuple[tuple[bytes, int, bytes], ...]  # (author, seq, hash) of each blob
+    cursor: tuple[int, bytes]
+    done: bool
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The replica as a whole. `digest` is over the read model: equal on replicas that hold the same batches."""
+
+    mesh: bytes
+    batches: int
+    authors: int
+    digest: bytes
+    vector: bytes
+    parked: int
+    refused: dict[str, int]
+    no_effect: int
+    frozen: tuple[bytes, ...]
+    epoch: int
+    log_bytes: int
+    max_hlc: int
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """One batch in the log."""
+
+    arrival: int
+    hash: bytes
+    author: bytes
+    seq: int
+    hlc: int
+    kinds: tuple[str, ...]
+    bytes: int
+
+
+class EntryView(msgspec.Struct, frozen=True):
+    """One entry of a batch, with its body as JSON text and what became of it."""
+
+    index: int
+    kind: str
+    body: str
+    reason: str | None
+
+
+class BatchView(msgspec.Struct, frozen=True):
+    """One batch, whole."""
+
+    line: LogLine
+    prev: bytes | None
+    parents: tuple[bytes, ...]
+    entries: tuple[EntryView, ...]
+
+
+class ConflictView(msgspec.Struct, frozen=True):
+    """Something that people should look at: a value that won over others, a forked log, a revocation that lost."""
+
+    kind: str  # "value", "fork" or "revocation"
+    subject: str
+    winner: str
+    losers: tuple[str, ...]
+    reason: str
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a long work is; `fault` says what it found."""
+
+    done: int
+    total: int
+    fault: str = ""
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """Result of reading a whole log or archive again. Sound if there are no faults."""
+
+    batches: int
+    archived: int
+    faults: tuple[str, ...]
+    digest: bytes

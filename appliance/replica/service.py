@@ -1,0 +1,341 @@
+"""Replica: the engine behind an asyncio face. One thread writes; the event loop never waits for the disk.
+
+Callers put requests in a bounded queue; the writer takes as many as wait, makes them durable in one transaction (group
+commit), answers those that asked for no more, and folds. Signatures of a peer's batches are checked on a thread of their
+own, where the provider releases the interpreter lock, so that checking and folding run side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+import msgspec
+
+from appliance.core.errors import X0tError, error
+from appliance.core.limits import LIMITS, Limits
+from appliance.replica.batch import Entry, Sign, SignedBatch, Verify, parse_batch, verify_batch
+from appliance.replica.engine import Engine
+from appliance.replica.fold import Effect
+from appliance.replica.intake import Admitted
+from appliance.replica.reports import Page, Receipt, Received
+from appliance.replica.stores import Position
+from appliance.replica.vector import Vector
+from appliance.trust.grants import Role
+
+T = TypeVar("T")
+Checked = tuple[SignedBatch, bool]
+Effects = Mapping[bytes, tuple[Effect, ...]]
+LINGER_S = 0.002  # how long the writer waits for more work before it folds, unless somebody waits for the fold
+UNFOLDED_MAX = 4096  # durable batches that may wait for the fold: about 30 MB in memory
+SUBSCRIBER_QUEUE = 256  # announcements; a subscriber that lags further is told to start a new round
+
+
+class Writer(msgspec.Struct, frozen=True):
+    """Who writes here: node id, signing function, and the wall clock in ms since the Unix epoch."""
+
+    node: bytes
+    sign: Sign
+    now_ms: Callable[[], int]
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """Batches that are durable and folded since the last announcement; `resync` if some announcements were lost."""
+
+    hashes: tuple[bytes, ...]
+    resync: bool = False
+
+
+class _Request(Generic[T]):
+    """Work for the writer and the future, on the event loop, that waits for it."""
+
+    __slots__ = ("alone", "durable_only", "finish", "future", "outcome", "work")
+
+    def __init__(self, future: asyncio.Future[T], work: Callable[[], T]) -> None:
+        self.future = future
+        self.work = work
+        self.finish: Callable[[T, Effects], T] | None = None  # completes the result once the fold is known
+        self.durable_only = False  # answered once durable, before the fold
+        self.alone = False  # runs between two groups, with everything folded
+        self.outcome: T | X0tError | None = None
+
+    def run(self) -> None:
+        """On the writer's thread."""
+        try:
+            self.outcome = self.work()
+        except X0tError as err:
+            self.outcome = err
+
+    def resolve(self) -> None:
+        """On the event loop."""
+        if self.future.done():
+            return  # the caller was cancelled; what it asked for is durable all the same
+        if isinstance(self.outcome, X0tError):
+            self.future.set_exception(self.outcome)
+        else:
+            self.future.set_result(self.outcome)  # type: ignore[arg-type]  # work ran, so the outcome is its result
+
+
+class Replica:
+    """One mesh's replica on this node; use as `async with`."""
+
+    def __init__(self, engine: Engine, writer: Writer, verify: Verify, limits: Limits = LIMITS) -> None:
+        self.engine = engine
+        self.node = writer.node
+        self.mesh = engine.identity.mesh
+        self.limits = limits
+        self.vector = Vector()
+        self._me = writer
+        self._verify = verify
+        self._queue: deque[_Request[object]] = deque()
+        self._wake = threading.Condition()
+        self._pumping = False
+        self._closing = False
+        self._failed: X0tError | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="replica-writer")
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="replica-checker")
+        self._subscribers: set[asyncio.Queue[Commit]] = set()
+
+    async def __aenter__(self) -> Replica:
+        """Load the state; ready when it returns."""
+        self._loop = asyncio.get_running_loop()
+        await self._loop.run_in_executor(self._writer, self.engine.load)
+        heads = [meta for meta in self.engine.ancestry.heads if meta is not None]
+        self.vector = Vector.from_rows((meta.author, meta.seq, meta.hash) for meta in heads)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Finish what was begun, refuse the rest, close the stores."""
+        self._closing = True
+        await self._loop.run_in_executor(self._checker, lambda: None)
+        await self._loop.run_in_executor(self._writer, self.engine.close)
+        self._writer.shutdown()
+        self._checker.shutdown()
+
+    # -- writing
+
+    async def append(self, entries: Sequence[Entry]) -> Receipt:
+        """Write one batch of our own: durable and folded when this returns, with what became of each entry."""
+        return await self.edit(lambda _engine, _now_ms: entries)
+
+    async def edit(self, build: Callable[[Engine, int], Sequence[Entry]]) -> Receipt:
+        """As `append`, of what `build(engine, now_ms)` makes of the state at that moment, on the writer's thread."""
+        request = self._request(lambda: self._author(build))
+        request.finish = lambda receipt, effects: msgspec.structs.replace(
+            receipt, effects=effects.get(receipt.hash, ())
+        )
+        return await self._ask(request)
+
+    async def submit(self, batch: SignedBatch) -> None:
+        """Store one verified batch of any author: durable when this returns, folded soon after."""
+        request = self._request(lambda: self._submit(batch))
+        request.durable_only = True
+        await self._ask(request)
+
+    async def receive(self, blobs: Sequence[bytes]) -> Received:
+        """Verify, store and fold batches from a peer. A bad one is refused and counted; nothing else stops."""
+        checked, refused = await self._loop.run_in_executor(self._checker, self._check, blobs)
+        taken = await self._ask(self._request(lambda: self.engine.take(checked, self._me.now_ms())))
+        self.engine.refused.update(key for _, key in refused)
+        return Received(
+            new=tuple(item.meta.hash for item in taken.admitted),
+            refused=(*refused, *taken.refused),
+            parked=len(self.engine.parking),
+            wanted=self.engine.parking.wanted(),
+        )
+
+    async def run(self, work: Callable[[Engine], T]) -> T:
+        """Run a query or maintenance on the writer's thread, between two groups, with everything folded."""
+        request = self._request(lambda: work(self.engine))
+        request.alone = True
+        return await self._ask(request)
+
+    # -- reading, on the event loop
+
+    def permitted(self, node: bytes) -> bool:
+        """True if the node may connect: it is a member by all that this replica has seen."""
+        return self.engine.holds(node, Role.MEMBER, self._me.now_ms())
+
+    def member_key(self, node: bytes) -> bytes | None:
+        """The public key of a node that some grant names."""
+        return self.engine.authority.key_of(node)
+
+    async def batches_after(self, cursor: Position, have: Callable[[bytes, int, bytes], bool], max_bytes: int) -> Page:
+        """Batches in fold order after a place, up to a size, skipping what `have(author, seq, hash)` says."""
+        return await self.run(lambda engine: engine.page(cursor, have, max_bytes))
+
+    async def batches(self, hashes: Sequence[bytes]) -> tuple[tuple[bytes, bytes | None], ...]:
+        """(hash, signed bytes) of those of these batches that are in the log; None if archived."""
+        return await self.run(lambda engine: engine.blobs(hashes))
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[asyncio.Queue[Commit]]:
+        """A bounded queue of what gets folded from now on. A subscriber that lags finds `resync` set."""
+        queue: asyncio.Queue[Commit] = asyncio.Queue(SUBSCRIBER_QUEUE)
+        self._subscribers.add(queue)
+        try:
+            yield queue
+        finally:
+            self._subscribers.discard(queue)
+
+    # -- the writer
+
+    def _request(self, work: Callable[[], T]) -> _Request[T]:
+        return _Request(self._loop.create_future(), work)
+
+    async def _ask(self, request: _Request[T]) -> T:
+        if self._failed is not None:
+            raise self._failed
+        if self._closing:
+            raise error("replica.closing")
+        with self._wake:
+            if len(self._queue) >= self.limits.append_queue:
+                raise error("replica.queue_full", limit=self.limits.append_queue)
+            self._queue.append(request)  # type: ignore[arg-type]  # the queue forgets what each one returns
+            self._wake.notify()
+            start, self._pumping = not self._pumping, True
+        if start:
+            self._loop.run_in_executor(self._writer, self._pump).add_done_callback(self._pumped)
+        return await request.future
+
+    def _pump(self) -> None:
+        """On the writer's thread: groups of requests until none is left and all is folded."""
+        waiting: list[_Request[object]] = []
+        while True:
+            group = self._next_group(linger=not waiting)
+            if not group:
+                waiting = self._fold(waiting)
+                with self._wake:
+                    if not self._queue:
+                        self._pumping = False
+                        return
+                continue
+            if group[0].alone:
+                waiting = self._fold(waiting)
+                group[0].run()
+                self._resolve(self._committed(group))
+                self._fold([])
+                continue
+            for request in group:
+                request.run()
+            done = self._committed(group)
+            self._resolve(
+                [request for request in done if request.durable_only or isinstance(request.outcome, X0tError)]
+            )
+            waiting += [r for r in done if not r.durable_only and not isinstance(r.outcome, X0tError)]
+            if self.engine.unfolded >= UNFOLDED_MAX:
+                waiting = self._fold(waiting)
+
+    def _next_group(self, *, linger: bool) -> list[_Request[object]]:
+        with self._wake:
+            if not self._queue and linger and self.engine.unfolded:
+                self._wake.wait(LINGER_S)
+            group: list[_Request[object]] = []
+            while self._queue and len(group) < self.limits.group_commit:
+                if self._queue[0].alone and group:
+                    break
+                group.append(self._queue.popleft())
+                if group[-1].alone:
+                    break
+            return group
+
+    def _committed(self, group: list[_Request[object]]) -> list[_Request[object]]:
+        try:
+            self.engine.commit()
+        except X0tError as err:
+            for request in group:
+                request.outcome = err
+            self._recover(err)
+        return group
+
+    def _fold(self, waiting: list[_Request[object]]) -> list[_Request[object]]:
+        try:
+            folded = self.engine.fold()
+        except X0tError as err:
+            for request in waiting:
+                request.outcome = err
+            self._resolve(waiting)
+            self._recover(err)
+            return []
+        for request in waiting:
+            if request.finish is not None:
+                request.outcome = request.finish(request.outcome, folded.effects)
+        if folded.metas:
+            self._loop.call_soon_threadsafe(self._announce, folded.metas)
+        self._resolve(waiting)
+        return []
+
+    def _recover(self, err: X0tError) -> None:
+        """What is in memory may be ahead of the disk after a failed write: start again from the disk."""
+        try:
+            self.engine.load()
+        except X0tError:
+            self._failed = err
+
+    def _resolve(self, requests: list[_Request[object]]) -> None:
+        if requests:
+            self._loop.call_soon_threadsafe(_resolve_all, requests)
+
+    def _pumped(self, pump: asyncio.Future[None]) -> None:
+        """A fault of ours on the writer's thread must not leave anybody waiting."""
+        fault = None if pump.cancelled() else pump.exception()
+        if fault is not None:
+            self._failed = error("replica.corrupt", path="engine", reason=repr(fault))
+            with self._wake:
+                left, self._pumping = list(self._queue), False
+                self._queue.clear()
+            for request in left:
+                request.outcome = self._failed
+            _resolve_all(left)
+            raise fault
+
+    def _announce(self, metas: Sequence[Admitted]) -> None:
+        for item in metas:
+            batch = item.signed.batch
+            self.vector.add(batch.author, batch.seq, item.meta.hash, batch.prev)
+        commit = Commit(hashes=tuple(item.meta.hash for item in metas))
+        for queue in self._subscribers:
+            if queue.full():
+                while not queue.empty():
+                    queue.get_nowait()
+                queue.put_nowait(Commit(hashes=(), resync=True))
+            else:
+                queue.put_nowait(commit)
+
+    # -- work on the threads
+
+    def _author(self, build: Callable[[Engine, int], Sequence[Entry]]) -> Receipt:
+        now_ms = self._me.now_ms()
+        meta = self.engine.author(self.node, build(self.engine, now_ms), self._me.sign, now_ms).meta
+        return Receipt(hash=meta.hash, seq=meta.seq, hlc=meta.hlc, effects=())
+
+    def _submit(self, batch: SignedBatch) -> None:
+        taken = self.engine.take([(batch, True)], self._me.now_ms())
+        for _, key in taken.refused:
+            raise error(key, batch=batch.hash[:6].hex())
+
+    def _check(self, blobs: Sequence[bytes]) -> tuple[list[Checked], list[tuple[bytes | None, str]]]:
+        checked: list[Checked] = []
+        refused: list[tuple[bytes | None, str]] = []
+        for blob in blobs:
+            try:
+                signed = parse_batch(blob, self.limits)
+            except X0tError as err:
+                refused.append((None, err.key))
+                continue
+            key = self.engine.authority.key_of(signed.batch.author)
+            if key is not None and not verify_batch(signed, key, self._verify):
+                refused.append((signed.hash, "batch.signature"))
+            else:
+                checked.append((signed, key is not None))
+        return checked, refused
+
+
+def _resolve_all(requests: Sequence[_Request[object]]) -> None:
+    for request in requests:
+        request.resolve()

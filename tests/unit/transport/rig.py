@@ -1,0 +1,262 @@
+"""Real nodes on loopback, and hostile ends that speak TLS as they like."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
+from OpenSSL._util import lib as openssl
+
+from appliance.core.limits import LIMITS, Limits
+from appliance.transport.certificates import Credentials
+from appliance.transport.dialler import Address, Dialler
+from appliance.transport.listener import Listener, StreamHandler
+from appliance.transport.peers import PeerIdentity
+from appliance.transport.stream import SYNC_PATH, Stream
+from appliance.trust.keys import create_key
+from appliance.trust.pqc import provider
+
+HOST = "127.0.0.1"
+Key = mldsa.MLDSA65PrivateKey | mldsa.MLDSA44PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass
+class Node:
+    """A node of the test: its credentials and whom it permits (everybody, until told otherwise)."""
+
+    credentials: Credentials
+    key_file: Path
+    strangers: set[bytes] = field(default_factory=set)
+
+    @property
+    def id(self) -> bytes:
+        return self.credentials.node_id.raw
+
+    def permits(self, node_id: bytes) -> bool:
+        return node_id not in self.strangers
+
+    def dialler(self, limits: Limits = LIMITS) -> Dialler:
+        return Dialler(self.credentials, self.permits, limits)
+
+    def key(self) -> mldsa.MLDSA65PrivateKey:
+        key = load_pem_private_key(self.key_file.read_bytes(), None)
+        assert isinstance(key, mldsa.MLDSA65PrivateKey)
+        return key
+
+
+def make_node(directory: Path, name: str, clock: Callable[[], int] = now_ms) -> Node:
+    key_file = directory / f"{name}.pem"
+    create_key(key_file, provider("openssl"))
+    return Node(Credentials(key_file, clock), key_file)
+
+
+class Echo:
+    """Sends each message back until the peer ends; remembers how each stream ended."""
+
+    def __init__(self) -> None:
+        self.peers: list[bytes] = []
+        self.ends: list[str] = []
+        self.ended = asyncio.Event()
+
+    async def handle(self, peer: PeerIdentity, stream: Stream) -> None:
+        self.peers.append(peer.node_id)
+        end = "end"
+        try:
+            while (message := await stream.receive()) is not None:
+                await stream.send(message)
+        except Exception as err:
+            end = getattr(err, "key", repr(err))
+            raise
+        finally:
+            self.ends.append(end)
+            self.ended.set()
+
+
+@dataclass
+class Served:
+    listener: Listener
+    address: Address
+
+
+@asynccontextmanager
+async def listening(
+    node: Node, handler: StreamHandler | None = None, limits: Limits = LIMITS
+) -> AsyncIterator[Served]:
+    listener = Listener(node.credentials, node.permits, limits)
+    listener.mount(SYNC_PATH, handler or Echo())
+    async with asyncio.TaskGroup() as tasks:
+        port = await listener.start(tasks, HOST, 0)
+        try:
+            yield Served(listener, Address(HOST, port))
+        finally:
+            await listener.stop()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    """Wait for something that another task or the peer brings about."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def certificate(key: Key, start: timedelta = timedelta(days=-1), days: int = 30) -> x509.Certificate:
+    begin = datetime.now(UTC) + start
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody else")])
+    builder = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=days))
+    )
+    is_mldsa = isinstance(key, mldsa.MLDSA65PrivateKey | mldsa.MLDSA44PrivateKey)
+    return builder.sign(key, None if is_mldsa else hashes.SHA256())
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How a hostile end does TLS."""
+
+    key: Key | None
+    cert: x509.Certificate | None = None
+    groups: bytes = b"X25519MLKEM768"
+    version: int = SSL.TLS1_3_VERSION
+
+    def context(self, directory: Path) -> SSL.Context:
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_min_proto_version(self.version)
+        context.set_max_proto_version(self.version)
+        context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
+        context.set_session_id(b"hostile")
+        assert openssl.SSL_CTX_set1_curves_list(context._context, self.groups) == 1
+        if self.key is not None:
+            file = directory / f"hostile-{id(self)}.pem"
+            file.write_bytes(self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            context.use_privatekey_file(str(file))
+            context.use_certificate(self.cert or certificate(self.key))
+        return context
+
+
+class RawTls:
+    """One end of TLS driven by hand over asyncio streams."""
+
+    def __init__(
+        self, context: SSL.Context, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, server: bool
+    ) -> None:
+        self.connection = SSL.Connection(context, None)
+        if server:
+            self.connection.set_accept_state()
+        else:
+            self.connection.set_connect_state()
+        self.reader, self.writer = reader, writer
+
+    async def handshake(self) -> None:
+        await self._drive(self.connection.do_handshake)
+
+    async def send(self, data: bytes) -> None:
+        self.connection.sendall(data)
+        await self._flush()
+
+    async def receive(self) -> bytes:
+        """Some data; empty after close_notify. SSL.Error or EOFError if the peer ends otherwise."""
+        got = bytearray()
+        try:
+            await self._drive(lambda: got.extend(self.connection.recv(65536)))
+        except SSL.ZeroReturnError:
+            return b""
+        return bytes(got)
+
+    async def receive_all(self) -> bytes:
+        got = bytearray()
+        while data := await self.receive():
+            got += data
+        return bytes(got)
+
+    async def _drive(self, step: Callable[[], None]) -> None:
+        while True:
+            try:
+                step()
+                await self._flush()
+                return
+            except SSL.WantReadError:
+                await self._flush()
+                data = await self.reader.read(65536)
+                if not data:
+                    raise EOFError from None
+                self.connection.bio_write(data)
+
+    async def _flush(self) -> None:
+        try:
+            while True:
+                self.writer.write(self.connection.bio_read(65536))
+        except SSL.WantReadError:
+            await self.writer.drain()
+
+
+@asynccontextmanager
+async def raw_client(context: SSL.Context, address: Address) -> AsyncIterator[RawTls]:
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        yield RawTls(context, reader, writer, server=False)
+    finally:
+        writer.transport.abort()
+
+
+@asynccontextmanager
+async def raw_server(
+    context: SSL.Context, behave: Callable[[RawTls], Awaitable[None]]
+) -> AsyncIterator[Address]:
+    """A server that shakes hands in its own way and then behaves so; what goes wrong on it is ignored."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        end = RawTls(context, reader, writer, server=True)
+        try:
+            await end.handshake()
+            await behave(end)
+        except (SSL.Error, EOFError, OSError):
+            pass
+        finally:
+            writer.transport.abort()
+
+    async with plain_server(serve) as address:
+        yield address
+
+
+@asynccontextmanager
+async def plain_server(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[Address]:
+    running: set[asyncio.Task[None]] = set()
+
+    async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        await serve(reader, writer)
+
+    server = await asyncio.start_server(tracked, HOST, 0)
+    try:
+        yield Address(HOST, int(server.sockets[0].getsockname()[1]))
+    finally:
+        server.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
