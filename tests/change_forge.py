@@ -1,6 +1,6 @@
 """Takes change chunks apart and puts them together wrongly, always with a right length and checksum.
 
-Independent of the codec under test, which could not write most of this: it knows no operations, only header and columns.
+Independent of the codec under test, which could not write most of this: it knows header and columns, no operations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def sleb(number: int) -> bytes:
     length = 1
     while not -(1 << 7 * length - 1) <= number < 1 << 7 * length - 1:
         length += 1
-    return uleb((number & (1 << 7 * length) - 1) | 1 << 7 * length)[:length - 1] + bytes(
+    return uleb((number & (1 << 7 * length) - 1) | 1 << 7 * length)[: length - 1] + bytes(
         [number >> 7 * (length - 1) & 0x7F]
     )
 

@@ -1,7 +1,7 @@
 """Makes docs/reference/ from the code, which alone knows: errors, limits, settings and commands.
 
-`.venv/bin/python tools/reference.py` names the pages that are stale (exit 1); `--write` renews them. The golden
-tests fail while a page is stale. Nothing here imports a driver or starts anything.
+`.venv/bin/python tools/reference.py` names the pages that are stale (exit 1); `--write` renews them. The
+golden tests fail while a page is stale. Nothing here imports a driver or starts anything.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def bounds() -> str:
     return "\n".join(
         [
             "# Limits\n",
-            "Every queue, size, count and timeout is bounded. The table `limits` of the settings changes those "
-            "that are one node's own business; the others must be equal on all nodes of a mesh.\n",
+            "Every queue, size, count and timeout is bounded. The table `limits` of the settings changes "
+            "those that are one node's own business; the others must be equal on all nodes of a mesh.\n",
             table(("limit", "default", "unit and origin"), *explained),
         ]
     )
@@ -98,7 +98,7 @@ def settings() -> str:
     """Every setting of the daemon's file, table by table."""
     parts = [
         "# Settings of x0td\n",
-        "One TOML file. Every setting has a default, so an empty file is valid; a key that is not listed here "
+        "One TOML file. Every setting has a default, so an empty file is valid; a key not listed here "
         'is refused. Durations and sizes are text with a unit: `"30s"`, `"4MiB"`.\n',
     ]
     for heading, schema in _tables("", msgspec.inspect.type_info(Config)):

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     try:
         code = run(arguments)
-    except Exception as err:  # noqa: BLE001 - the last line of the command: say it in one line
+    except Exception as err:
         if os.environ.get("X0T_DEBUG"):
             raise
         say(f"x0t: unexpected: {type(err).__name__}: {err}", "Run it again with X0T_DEBUG=1 and report the traceback.")

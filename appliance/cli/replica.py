@@ -148,8 +148,8 @@ def rebuild(session: Session, offline: bool, data_dir: Path | None, sure: bool) 
     with session.out.progress() as show_progress:
         result = session.client.work("/replica/rebuild", None, Rebuilt, show_progress)
     same = result.before == result.after
-    rows = [("batches", result.batches), ("digest before", result.before), ("digest after", result.after)]
-    session.out.record(result, [*rows, ("equal", same)])
+    batches, before, after = ("batches", result.batches), ("digest before", result.before), ("digest after", result.after)
+    session.out.record(result, [batches, before, after, ("equal", same)])
     if not same:
         raise error("replica.corrupt", what="read model", reason="the rebuild gave another digest")
 

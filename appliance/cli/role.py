@@ -26,7 +26,7 @@ def role() -> None:
 @click.option("--expires", metavar="DURATION", help="Such as 90d. Default: with the issuer's own grant.")
 @with_session
 def grant(  # noqa: PLR0913 - one parameter for each option
-    session: Session, roles: tuple[str, ...], key: str, scope: tuple[str, ...], delegate: int, expires: str | None
+    session: Session, *, roles: tuple[str, ...], key: str, scope: tuple[str, ...], delegate: int, expires: str | None
 ) -> None:
     """Grant ROLEs to a key. Roles: owner, admin, approver, operator, billing, auditor, member."""
     file = Path(key)

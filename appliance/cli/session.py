@@ -28,7 +28,7 @@ def with_session(command: Callable[Concatenate[Session, P], None]) -> Callable[P
     @click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document on standard output.")
     @click.pass_context
     @functools.wraps(command)
-    def run(ctx: click.Context, *args: P.args, **kwargs: P.kwargs) -> None:
+    def run(ctx: click.Context, /, *args: P.args, **kwargs: P.kwargs) -> None:
         as_json = bool(kwargs.pop("as_json"))
         command(Session(ctx.find_object(str) or "", as_json=as_json), *args, **kwargs)
 

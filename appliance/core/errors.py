@@ -250,6 +250,17 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
         "The change does not follow the author's previous change: {reason}.",
         "The author's software is at fault, or changes before it are missing."),
 
+    # ---- checkpoint: closing an epoch
+    "checkpoint.digest": ErrorSpec(_Integrity,
+        "The checkpoint's digest is not that of the batches in its past.",
+        "The owner's replica is damaged: run `x0t replica verify` there, then write another checkpoint.", 422),
+    "checkpoint.empty": ErrorSpec(_State,
+        "There is nothing as old as that to close.",
+        "Choose a smaller age."),
+    "checkpoint.horizon": ErrorSpec(_Input,
+        "The checkpoint's horizon lies after the checkpoint itself.",
+        "The author's software is at fault: compare versions."),
+
     # ---- config: the daemon's TOML file
     "config.data_dir": ErrorSpec(_Input,
         "The data directory {path} cannot be used: {reason}.",
@@ -340,6 +351,14 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "document.schema": ErrorSpec(_Input,
         "The document {document} has no place for {name}: {reason}.",
         "Check the name and the type of the value."),
+    "document.unknown": ErrorSpec(_Input,
+        "There is no document {document}.",
+        "Update this node if the document is new; otherwise correct the name."),
+
+    # ---- entry: the parts of a batch
+    "entry.malformed": ErrorSpec(_Input,
+        "The entry of kind {kind} is not well formed: {reason}.",
+        "The author's software is at fault or newer than ours: compare versions."),
 
     # ---- grant: roles bound to keys
     "grant.depth": ErrorSpec(_Denied,
@@ -430,6 +449,12 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
         "Do not use it: choose the other provider and reinstall this one."),
 
     # ---- replica: the log and the read model of this node
+    "replica.archived": ErrorSpec(_State,
+        "Batch {batch} was moved to an archive.",
+        "Import the archive of its epoch with `x0t replica import`."),
+    "replica.closing": ErrorSpec(_Unavailable,
+        "The replica is shutting down.",
+        "Try again when the daemon runs."),
     "replica.corrupt": ErrorSpec(_Integrity,
         "The stored {what} is damaged: {reason}.",
         "Run `x0t replica verify`; rebuild the view, or import the log from another node."),
@@ -451,6 +476,9 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "replica.not_found": ErrorSpec(_Input,
         "There is no {what} here.",
         "Check the identifier; the replica may not have received it yet.", 404),
+    "replica.parked": ErrorSpec(_State,
+        "Batch {batch} waits for batches that have not arrived.",
+        "Store what it follows first."),
     "replica.parked_full": ErrorSpec(_Unavailable,
         "Too many batches wait for others that are missing.",
         "Connect a peer that holds the missing ones; `x0t replica status` names them."),
@@ -460,6 +488,11 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "replica.read_only": ErrorSpec(_State,
         "The replica is read-only: {reason}.",
         "Correct the cause, then start the daemon again."),
+
+    # ---- revoke: taking roles away
+    "revoke.cut": ErrorSpec(_Input,
+        "The revocation's cut is not a batch of the node that it revokes.",
+        "The author's software is at fault: compare versions."),
 
     # ---- sync: a session with a peer
     "sync.archived": ErrorSpec(_State,
@@ -521,6 +554,22 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "stream.message_size": ErrorSpec(_Input,
         "A message on the stream is larger than {limit} bytes.",
         "Split it into several messages; if the peer sent it, compare versions.", 413),
+
+    # ---- tags: tags of nodes
+    "tags.limit": ErrorSpec(_Input,
+        "A node has at most {limit} tags.",
+        "Remove tags that are not used any more."),
+    "tags.unchanged": ErrorSpec(_State,
+        "The tags of {node} are so already.",
+        "There is nothing to do."),
+
+    # ---- thaw: an owner's decision on a forked log
+    "thaw.keep": ErrorSpec(_Input,
+        "The batch to keep is not one of the frozen author's.",
+        "Choose one of the two that `x0t replica conflicts` shows."),
+    "thaw.self": ErrorSpec(_Denied,
+        "Nobody decides on its own forked log.",
+        "Ask another owner."),
 
     # ---- tls: the channel between nodes
     "tls.busy": ErrorSpec(_Unavailable,

@@ -31,7 +31,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A TOML table."""
 
 
-class ControlSettings(_Table):
+class ControlSettings(_Table, frozen=True):
     """The socket that `x0t` speaks to."""
 
     socket: Annotated[
@@ -40,14 +40,14 @@ class ControlSettings(_Table):
     ] = ""
 
 
-class ListenSettings(_Table):
+class ListenSettings(_Table, frozen=True):
     """The port that other nodes dial."""
 
     address: Annotated[str, Meta(description="Address to bind; `::` for IPv6. Empty: do not listen.")] = "0.0.0.0"  # noqa: S104 - a gateway is there to be reached
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port. 0 takes a free one, which status shows.")] = 7330
 
 
-class NodeSettings(_Table):
+class NodeSettings(_Table, frozen=True):
     """What this node says of itself to the mesh."""
 
     name: Annotated[str, Meta(max_length=64, description="Name for people. Empty: the host name.")] = ""
@@ -57,14 +57,14 @@ class NodeSettings(_Table):
     ] = ()
 
 
-class PeerSettings(_Table):
+class PeerSettings(_Table, frozen=True):
     """A node to dial and to keep a link with; repeat the table for several."""
 
     address: Annotated[str, Meta(pattern=r"^\S+:\d{1,5}$", description="host:port of the peer.")]
     node: Annotated[str, Meta(description="Node id that must answer there. Empty: any member.")] = ""
 
 
-class PqSettings(_Table):
+class PqSettings(_Table, frozen=True):
     """Post-quantum cryptography."""
 
     provider: Annotated[
@@ -73,7 +73,7 @@ class PqSettings(_Table):
     ] = "auto"
 
 
-class LogSettings(_Table):
+class LogSettings(_Table, frozen=True):
     """What is logged, to standard error."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Least level shown.")] = "info"
@@ -83,7 +83,7 @@ class LogSettings(_Table):
     ] = "auto"
 
 
-class SyncSettings(_Table):
+class SyncSettings(_Table, frozen=True):
     """Links to peers and what runs on them."""
 
     compare_every: Annotated[
@@ -97,7 +97,7 @@ class SyncSettings(_Table):
     ] = 30
 
 
-class LimitSettings(_Table):
+class LimitSettings(_Table, frozen=True):
     """Bounds of this node alone. Bounds that all replicas must share cannot be set."""
 
     connections: Annotated[Count | None, Meta(description="Connections from peers, in all.")] = None
@@ -120,7 +120,7 @@ class LimitSettings(_Table):
     ] = None
 
 
-class Config(_Table):
+class Config(_Table, frozen=True):
     """All settings of the daemon."""
 
     data_dir: Annotated[
@@ -225,7 +225,7 @@ def _check_peer(peer: PeerSettings, number: int, file: str) -> None:
 
 def _fields(schema: type[msgspec.Struct]) -> Iterator[tuple[str, object, object]]:
     """Name, annotation and default of each setting of a table."""
-    from typing import get_type_hints  # noqa: PLC0415 - beside its only use
+    from typing import get_type_hints
 
     hints = get_type_hints(schema, include_extras=True)
     for field in msgspec.structs.fields(schema):

@@ -19,6 +19,7 @@ from appliance.core.errors import DeniedError, IntegrityError, X0tError, error
 from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
 from appliance.daemon import events
+from appliance.daemon.changes import Changes
 from appliance.transport.dialler import Address, backoff_s
 from appliance.transport.peers import PeerIdentity
 from appliance.transport.stream import Stream
@@ -66,8 +67,9 @@ class Dialling:
 class Links:
     """All links of this node."""
 
-    def __init__(self, node: NodeId, dial: Dial, drive: Drive, limits: Limits) -> None:
-        self._node = node
+    def __init__(self, node: NodeId, dial: Dial, drive: Drive, changes: Changes, limits: Limits) -> None:
+        self.node = node
+        self.changes = changes  # told when a link came up or went down
         self._dial = dial
         self._drive = drive
         self._limits = limits
@@ -79,7 +81,6 @@ class Links:
         self._cut: set[NodeId] = set()
         self._restored = asyncio.Event()
         self._penalty: dict[NodeId, tuple[int, float]] = {}  # offences, and the loop time until which it is left alone
-        self._changed = asyncio.Condition()
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("links")
 
     # -- what others ask
@@ -97,15 +98,15 @@ class Links:
         """Targets, up or not."""
         return list(self._dialling.values())
 
+    def nodes_of(self, targets: Iterable[Target]) -> set[NodeId]:
+        """Node ids behind these targets, as far as they are known."""
+        known = (self._dialling[target].node if target in self._dialling else target.node for target in targets)
+        return {node for node in known if node is not None}
+
     def is_open_to(self, node: NodeId) -> bool:
         """True unless the operator cut this node off or it misbehaved a moment ago."""
         _, until_s = self._penalty.get(node, (0, 0.0))
         return not self._cut_all and node not in self._cut and asyncio.get_running_loop().time() >= until_s
-
-    async def changed(self) -> None:
-        """Wait until a link came up or went down."""
-        async with self._changed:
-            await self._changed.wait()
 
     async def cut(self, node: NodeId | None) -> int:
         """Close the link to a node, or all links, and keep them closed; returns how many were open."""
@@ -189,7 +190,7 @@ class Links:
             try:
                 stream = await self._dial(dialling.target)
                 dialling.node, dialling.note, dialling.state = NodeId(stream.peer.node_id), "", "up"
-                if dialling.node == self._node:
+                if dialling.node == self.node:
                     await stream.close()
                     dialling.state, dialling.note = "waiting", "this is the node itself"
                     return
@@ -242,7 +243,7 @@ class Links:
         up = self._up[peer] = Up(stream, address)
         where = {"peer": peer, "address": str(address or ""), "direction": "out" if dialled else "in"}
         self._log.info(events.LINK_UP, **where)
-        await self._tell()
+        self.changes.tell()
         reason = "closed"
         try:
             await self._drive(stream, dialled)
@@ -256,7 +257,7 @@ class Links:
             up.gone.set()
             self._log.info(events.LINK_DOWN, **where, reason=reason)
             await stream.close()
-            await self._tell()
+            self.changes.tell()
 
     async def _is_preferred(self, peer: NodeId, *, dialled: bool) -> bool:
         """True if a new stream is to be used; the one that it replaces is closed first."""
@@ -264,7 +265,7 @@ class Links:
             if old.dialled == dialled:
                 wins = not dialled  # the peer dialled again, so its old stream is dead; ours still works
             else:
-                wins = dialled == (self._node < peer)  # what the smaller id dialled stays
+                wins = dialled == (self.node < peer)  # what the smaller id dialled stays
             if not wins:
                 return False
             old.replaced = True
@@ -282,10 +283,6 @@ class Links:
 
     def _penalty_left_s(self, peer: NodeId) -> float:
         return self._penalty.get(peer, (0, 0.0))[1] - asyncio.get_running_loop().time()
-
-    async def _tell(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
 
 
 def parse_target(text: str) -> Target:

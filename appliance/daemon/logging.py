@@ -21,7 +21,7 @@ def _import_structlog_alone() -> None:
     if hide:
         sys.modules["rich"] = None  # type: ignore[assignment]  # the documented way to make an import fail
     try:
-        import structlog  # noqa: F401, PLC0415
+        import structlog  # noqa: F401
     finally:
         if hide:
             del sys.modules["rich"]

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,7 @@ from appliance.daemon import logging
 from appliance.daemon.config import Config
 from appliance.daemon.lock import DataDir
 from appliance.daemon.notify import READY, STOPPING, WATCHDOG, Notifier
+from appliance.daemon.software import software
 
 if TYPE_CHECKING:
     from appliance.daemon.node import Node
@@ -65,7 +65,7 @@ def start(arguments: Sequence[str] | None = None) -> int:
     except X0tError as err:
         log.error(events.DAEMON_FAILED, error=str(err), hint=err.hint)
         return err.exit_code
-    except Exception:  # noqa: BLE001 - the last line of the daemon: log it and say so in the exit code
+    except Exception:
         log.critical(events.DAEMON_FAILED, exc_info=True)
         return UNEXPECTED
     return 0
@@ -82,7 +82,7 @@ async def _run(config: Config) -> None:
     notifier = Notifier(os.environ)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(WORKERS, thread_name_prefix="x0td"))
-    node = await build_node(config)
+    node, server = await build_node(config)
     asked_at_s = _stop_on_signals(node, notifier, loop)
 
     def ready() -> None:
@@ -94,7 +94,7 @@ async def _run(config: Config) -> None:
         notifier.send(*([WATCHDOG] if node.supervisor.is_healthy() else []), f"STATUS={node.summary()}")
 
     try:
-        await node.run(ready, feed, notifier.watchdog_period_s or 10.0)
+        await node.run(server, ready, feed, notifier.watchdog_period_s or 10.0)
     finally:
         await node.close()
         took_s = round(time.monotonic() - asked_at_s[0], 3) if asked_at_s else 0.0
@@ -141,11 +141,3 @@ def _settings(asked: argparse.Namespace) -> Config:
         data_dir=str(Path(asked.data_dir or config.data_dir or paths.data_dir(os.environ, uid)).absolute()),
         control=settings.ControlSettings(socket=str(socket or paths.control_socket(os.environ, uid))),
     )
-
-
-def software() -> str:
-    """Version of this program."""
-    try:
-        return version("x0tta6bl4")
-    except PackageNotFoundError:  # run from a tree that was never installed
-        return "0"

@@ -9,31 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
-import msgspec
 import structlog
 
 from appliance.core import records
 from appliance.core.errors import error
-from appliance.core.ids import MeshId, NodeId
+from appliance.core.ids import MeshId
 from appliance.daemon import events
 from appliance.daemon.config import Config
 from appliance.daemon.control.server import ControlServer
-from appliance.daemon.links import Target, parse_target
+from appliance.daemon.links import Target
 from appliance.daemon.membership import Membership, found
 from appliance.daemon.mesh import FollowedMesh
 from appliance.daemon.supervisor import Job, Supervisor
-from appliance.replica.entries import GrantEntry, make
 from appliance.trust.descriptor import Descriptor
 from appliance.trust.keys import NodeKey, format_public_key
 
 Open = Callable[[Descriptor], Awaitable[FollowedMesh]]
-PROBE_S = 5.0
 
 
 class Node:
@@ -106,7 +101,7 @@ class Node:
             mesh = await self._open(self.membership.open(blob))
             try:
                 if not mesh.replica.vector:  # else a founding was interrupted after its first batch
-                    await mesh.replica.append([make(GrantEntry(grant=grant))])
+                    await mesh.operations.found(grant, mesh.name())
                 await asyncio.to_thread(self.membership.follow, blob)
             except BaseException:
                 await mesh.close()

@@ -29,6 +29,7 @@ T = TypeVar("T")
 START_S = 20.0
 STOP_S = 5.0
 EQUAL_S = 60.0
+COMMAND_S = 60.0
 DAEMON = (sys.executable, "-m", "appliance.daemon")
 COMMAND = (sys.executable, "-m", "appliance.cli")
 
@@ -110,11 +111,11 @@ class Machine:
 
     def x0t(self, *arguments: str, expect: int = 0) -> str:
         """Run the command line against this daemon; returns its standard output."""
-        done = subprocess.run(
-            [*COMMAND, "--socket", str(self.socket), *arguments], capture_output=True, text=True, check=False, timeout=60
-        )
+        command = [*COMMAND, "--socket", str(self.socket), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_S)
         if done.returncode != expect:
-            raise RigError(f"x0t {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}{self.tail()}")
+            said = f"{done.stdout}{done.stderr}{self.tail()}"
+            raise RigError(f"x0t {' '.join(arguments)}: exit {done.returncode}\n{said}")
         return done.stdout
 
     def status(self) -> Status:

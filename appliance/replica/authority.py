@@ -21,8 +21,8 @@ from appliance.core.clock import hlc_ms
 from appliance.replica.ancestry import Ancestry, Meta
 from appliance.replica.circles import source_circles
 from appliance.replica.entries import CheckpointEntry, RevokeEntry, ThawEntry
-from appliance.replica.marks import Mark, Standing, implied
-from appliance.trust.grants import Role
+from appliance.replica.marks import Mark, Standing
+from appliance.trust.grants import Role, implied_roles
 
 IN, OUT, OPEN = Standing.IN, Standing.OUT, Standing.OPEN
 
@@ -49,7 +49,6 @@ class Authority:
         self.late: dict[bytes, tuple[Mark, Meta]] = {}  # by hash: batches whose epoch a checkpoint closed without them
         self._by_author: dict[bytes, list[Mark]] = {}
         self._forked: set[bytes] = set()
-        self._closed_seq: dict[bytes, int] = {}
         self._unsettled = False
         self._touched: list[Span] = []
 
@@ -138,7 +137,7 @@ class Authority:
     def entitles(self, grant: Mark, meta: Meta, need: Role, scope: frozenset[str] = frozenset()) -> bool:
         """True if the grant lies in the batch's past and gives the role over the scope; standing and time aside."""
         held = grant.grant
-        if held is None or need not in implied(frozenset(held.roles)):
+        if held is None or need not in implied_roles(held.roles):
             return False
         if held.scope and not scope <= frozenset(held.scope):
             return False
@@ -173,7 +172,7 @@ class Authority:
             held = grant.grant
             if held is None or grant.standing is not IN or not held.not_before_ms <= now_ms <= held.not_after_ms:
                 continue
-            left = implied(frozenset(held.roles))
+            left = implied_roles(held.roles)
             for revocation in self.revocations.get(key, ()):
                 if revocation.standing is IN and not self.ancestry.precedes(revocation.meta, grant.meta):
                     left &= grant.roles_left(_taken(revocation))
@@ -181,9 +180,14 @@ class Authority:
                 return True
         return False
 
-    def epoch_start(self, author: bytes) -> int:
-        """The author's last seq that a checkpoint in force has closed, from which its quota counts."""
-        return self._closed_seq.get(author, 0)
+    def epoch(self) -> int:
+        """Number of the last epoch that a checkpoint in force has closed; 0 before the first."""
+        bodies = [mark.body for mark in self.checkpoints if mark.standing is IN]
+        return max((body.epoch for body in bodies if isinstance(body, CheckpointEntry)), default=0)
+
+    def epochs_before(self, meta: Meta) -> int:
+        """Number of checkpoints in a batch's past, in force or not: a fact of the batch, equal on every replica."""
+        return sum(mark.void is None and self.ancestry.precedes(mark.meta, meta) for mark in self.checkpoints)
 
     def fork_seq(self, author: bytes) -> int | None:
         """The first seq at which the author's log forks."""

@@ -61,7 +61,7 @@ def parse_batch(blob: bytes, limits: Limits = LIMITS) -> SignedBatch:
         raise error("batch.size", size=len(blob), limit=limits.batch_bytes, unit="bytes")
     try:
         signed = cose.open1(blob)
-        batch = msgspec.convert(canonical.decode(signed.payload, limits=limits), Batch)
+        batch = msgspec.convert(canonical.decode(signed.payload, limits=limits), Batch, builtin_types=(bytes,))
     except (X0tError, msgspec.ValidationError) as err:
         raise error("batch.malformed", reason=str(err)) from err
     _check_shape(batch, limits)

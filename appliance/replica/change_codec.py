@@ -210,9 +210,7 @@ def _ops(columns: dict[int, bytes], actors: list[bytes], limits: Limits) -> tupl
     return tuple(ops)
 
 
-def _preds(
-    columns: dict[int, bytes], actors: list[bytes], count: int, limits: Limits
-) -> list[tuple[OpId, ...]]:
+def _preds(columns: dict[int, bytes], actors: list[bytes], count: int, limits: Limits) -> list[tuple[OpId, ...]]:
     """For each operation those that it replaces; at most two on average, where ordinary edits need one."""
     lengths = col.read_runs(columns.get(_PRED_COUNT, b""), count, Reader.uint)
     total = sum(lengths)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 import msgspec
@@ -94,10 +94,6 @@ class DocIndex:
     def heads(self) -> tuple[bytes, ...]:
         """Hashes of the changes that no other follows, sorted."""
         return tuple(sorted([self._hashes[row] for row in self._heads]))
-
-    def hashes(self) -> Sequence[bytes]:
-        """Hashes of all changes in order of arrival."""
-        return tuple(self._hashes)
 
     def versions(self, key: str) -> tuple[Version, ...]:
         """The visible operations on a key, winner first: several are a conflict, none is no such key."""
@@ -290,9 +286,11 @@ class DocIndex:
             if op not in replaced and op not in self._deleted:
                 visible.append(op)
             preds = self._preds[row][op & _POSITION]
-            if self._covers[row] and len(preds) < self._limits.change_preds:
-                break  # it replaced all that was there before it
             replaced.update(preds)
+            if len(preds) < self._limits.change_preds:  # it replaced all that was in its own past
+                past = past and past & ~self._pasts.get(row, 0)
+                if self._covers[row] or past == 0:
+                    break
         if len(visible) > 1:
             visible.sort(key=self._id)
         return visible

@@ -327,6 +327,19 @@ class Engine:
         with self._settling:
             return self.authority.holds(key, need, now_ms)
 
+    def epoch(self) -> int:
+        """Number of the last epoch that a checkpoint in force has closed; 0 before the first."""
+        return self.authority.epoch()
+
+    def covered(self, horizon: int) -> dict[bytes, Meta]:
+        """What a checkpoint with this horizon would cover now."""
+        return self._epochs().up_to(horizon)
+
+    def before_fork(self, author: bytes, fork_seq: int) -> Meta | None:
+        """The last batch before an author's log forks."""
+        found = self._view.at_seq(author, fork_seq - 1)
+        return self._find(found[0]) if found else None
+
     def page(self, cursor: Position, have: Callable[[bytes, int, bytes], bool], max_bytes: int) -> Page:
         """Batches in fold order after a place, up to a size, skipping what `have(author, seq, hash)` says."""
         blobs: list[bytes] = []
@@ -368,7 +381,7 @@ class Engine:
 
     def _parse(self, arrival: int, blob: bytes | None) -> SignedBatch:
         if blob is None:
-            raise error("replica.archived", arrival=arrival)
+            raise error("replica.archived", batch=f"number {arrival}")
         return parse_batch(blob, self.limits)
 
     def _chunks(self, name: Name) -> Iterator[bytes]:

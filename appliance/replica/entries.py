@@ -102,6 +102,6 @@ def parse(kind: str, body: bytes, limits: Limits = LIMITS) -> EntryBody | None:
         fields = canonical.decode(body, limits=limits)
         if not isinstance(fields, list):
             raise error("entry.malformed", kind=kind, reason="not an array")
-        return msgspec.convert([kind, *fields], schema)
+        return msgspec.convert([kind, *fields], schema, builtin_types=(bytes,))
     except (X0tError, msgspec.ValidationError) as err:
         raise error("entry.malformed", kind=kind, reason=str(err)) from err

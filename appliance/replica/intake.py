@@ -98,7 +98,7 @@ class Intake:
             return Missing(signed, tuple(sorted(absent)))
         if not verified:
             raise error("batch.author", author=short(batch.author))
-        self._check_quota(signed, wanted=wanted)
+        self._check_branches(signed, wanted=wanted)
         return self._enter(signed, found, marks)
 
     def author_key(self, batch: Batch) -> bytes | None:
@@ -124,6 +124,9 @@ class Intake:
             reach=reach,
             mark=bool(marks),
         )
+        quota = self.limits.author_batches
+        if batch.seq > quota and batch.seq > quota * (1 + self.authority.epochs_before(meta)):
+            raise error("batch.quota", author=short(batch.author))
         opening = self._marker.opening(meta, marks) if prev is None else []
         if prev is None and not (self.authority.may_write(meta) or opening):
             raise error("batch.author", author=short(batch.author))
@@ -148,11 +151,9 @@ class Intake:
         if any(meta.hlc >= batch.hlc for meta in dependencies):
             raise error("batch.clock_behind", batch=short(signed.hash))
 
-    def _check_quota(self, signed: SignedBatch, *, wanted: bool) -> None:
+    def _check_branches(self, signed: SignedBatch, *, wanted: bool) -> None:
         """A frozen author adds no branches beyond the bound, except where an honest author built on one."""
         batch = signed.batch
-        if batch.seq > self.authority.epoch_start(batch.author) + self.limits.author_batches:
-            raise error("batch.quota", author=short(batch.author))
         branches = self.ancestry.branches_of(batch.author)
         if wanted or len(branches) < self.limits.branches_per_author:
             return

@@ -10,9 +10,7 @@ import enum
 
 from appliance.replica.ancestry import Meta
 from appliance.replica.entries import AuthorityBody, GrantEntry
-from appliance.trust.grants import Grant, Role
-
-ALL_ROLES = frozenset(Role)
+from appliance.trust.grants import Grant, Role, implied_roles
 
 
 class Standing(enum.Enum):
@@ -21,13 +19,6 @@ class Standing(enum.Enum):
     IN = "in"
     OUT = "out"
     OPEN = "open"
-
-
-def implied(roles: frozenset[Role]) -> frozenset[Role]:
-    """Every role that these roles include: an owner may do all; whoever holds any role may do what a member may."""
-    if Role.OWNER in roles:
-        return ALL_ROLES
-    return roles | {Role.MEMBER} if roles else roles
 
 
 class Mark:
@@ -75,7 +66,7 @@ class Mark:
         """Roles that a grant still gives after a revocation of `taken` (empty: of all)."""
         if self.grant is None or not taken:
             return frozenset()
-        return implied(frozenset(self.grant.roles) - taken)
+        return implied_roles(tuple(frozenset(self.grant.roles) - taken))
 
     def is_grant(self) -> bool:
         """True for a mark that publishes a grant."""

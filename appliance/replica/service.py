@@ -22,7 +22,7 @@ from appliance.core.limits import LIMITS, Limits
 from appliance.replica.batch import Entry, Sign, SignedBatch, Verify, parse_batch, verify_batch
 from appliance.replica.engine import Engine
 from appliance.replica.fold import Effect
-from appliance.replica.intake import Admitted
+from appliance.replica.intake import Admitted, short
 from appliance.replica.reports import Page, Receipt, Received
 from appliance.replica.stores import Position
 from appliance.replica.vector import Vector
@@ -160,6 +160,10 @@ class Replica:
     def permitted(self, node: bytes) -> bool:
         """True if the node may connect: it is a member by all that this replica has seen."""
         return self.engine.holds(node, Role.MEMBER, self._me.now_ms())
+
+    def holds(self, need: Role) -> bool:
+        """True if this node itself holds the role."""
+        return self.engine.holds(self.node, need, self._me.now_ms())
 
     def member_key(self, node: bytes) -> bytes | None:
         """The public key of a node that some grant names."""
@@ -317,7 +321,9 @@ class Replica:
     def _submit(self, batch: SignedBatch) -> None:
         taken = self.engine.take([(batch, True)], self._me.now_ms())
         for _, key in taken.refused:
-            raise error(key, batch=batch.hash[:6].hex())
+            raise error(key, batch=short(batch.hash))
+        if not taken.admitted and not taken.known:
+            raise error("replica.parked", batch=short(batch.hash))
 
     def _check(self, blobs: Sequence[bytes]) -> tuple[list[Checked], list[tuple[bytes | None, str]]]:
         checked: list[Checked] = []

@@ -45,6 +45,7 @@ class SyncSession:
         self._now_ms = self._sent_ms = self._heard_ms = now_ms
         self._held: dict[bytes, None] = {}  # came from the peer and were not offered yet: not to be echoed
         self._excused = False
+        self._mark = 0  # bytes of batches that came before the peer's last Round, Done or Answer
         self._closed = False
         hello = frames.Hello(frames.PROTOCOL, mesh, channel, self._rounds.digest, limits.sync_window_bytes)
         self._send(frames.encode(hello))
@@ -110,7 +111,8 @@ class SyncSession:
         due = [self._sent_ms + keepalive_ms, self._heard_ms + keepalive_ms + stall_ms]
         if (since := self._waits.oldest_ms) is not None:
             due.append(since + stall_ms)
-        if (round_ms := self._rounds.due_ms) is not None:
+        round_ms = self._rounds.due_ms
+        if round_ms is not None and round_ms > self._now_ms:  # else it waits for batches to be stored
             due.append(round_ms)
         return min(due)
 
@@ -133,7 +135,8 @@ class SyncSession:
             kind = type(frame)
             if kind not in LEGAL[self._rounds.phase]:
                 raise error("sync.unsolicited")
-            self._tokens.take(TOKENS.get(kind, 0), self._now_ms)
+            if not (kind is frames.Round and self._rounds.begun):  # an answer to ours is free
+                self._tokens.take(TOKENS.get(kind, 0), self._now_ms)
             self._heard_ms = self._now_ms
             self._waits.progress("frame", self._now_ms)
             if kind is not frames.Ping:
@@ -147,6 +150,7 @@ class SyncSession:
             case frames.Hello():
                 self._on_hello(frame)
             case frames.Round(digest):
+                self._mark = self._inflow.taken
                 self._rounds.on_digest(digest)
             case frames.Buckets(digests):
                 self._rounds.on_buckets(digests)
@@ -158,10 +162,12 @@ class SyncSession:
             case frames.Credit(grant):
                 self._outflow.grant(grant)
             case frames.Done():
+                self._mark = self._inflow.taken
                 self._rounds.on_done()
             case frames.Want():
                 self._supply.answer(frame)
             case frames.Answer(missing):
+                self._mark = self._inflow.taken
                 self._on_answer(missing)
             case frames.Archived(epoch):
                 self._excused = True
@@ -174,17 +180,17 @@ class SyncSession:
 
     def _advance(self) -> None:
         """Whatever the new state allows: ask for parents, end or begin a round, read for the peer."""
-        if self._closed or self._rounds.phase is Phase.HELLO:
-            return self._watch()
-        if not self._inflow.pending and (want := self._wants.next()) is not None:
+        if self._closed:
+            return
+        if self._inflow.done == self._inflow.taken and (want := self._wants.next()) is not None:
             self._send(frames.encode(want))
-        settled = not self._inflow.pending and self._wants.idle
+        settled = self._inflow.done >= self._mark and self._wants.idle
         self._rounds.advance(self._now_ms, settled=settled, excused=self._excused)
         if self._outflow.credit >= blob_bytes_max(self._limits):
             read = self._supply.next_read(self._outflow.credit, push=self._rounds.may_push)
             if read is not None:
                 self._events.append(read)
-        return self._watch()
+        self._watch()
 
     def _on_hello(self, hello: frames.Hello) -> None:
         least = blob_bytes_max(self._limits)
@@ -259,8 +265,6 @@ class SyncSession:
 
     def _watch(self) -> None:
         """What the peer owes us: an answer while it may send, credit while we have work, the rest of a frame."""
-        if self._closed:
-            return
         short = self._outflow.credit < blob_bytes_max(self._limits)
         may_send = self._inflow.peer_may_send or self._rounds.phase not in {Phase.STREAM, Phase.LIVE}
         owes = may_send and (self._rounds.awaited or self._wants.asked)

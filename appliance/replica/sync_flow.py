@@ -28,26 +28,27 @@ def cost(blobs: Iterable[bytes]) -> int:
 
 
 class Inflow:
-    """Batches that come: `open` bytes may still come, `pending` bytes wait to be durable."""
+    """Batches that come, in bytes: `taken` in all, `done` of them durable or refused; `open` may still come."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._unreturned = 0
         self.open = limits.sync_window_bytes
-        self.pending = 0
+        self.taken = 0
+        self.done = 0
 
     def take(self, size: int) -> None:
         """Batches arrived; raises `sync.window` for more than was granted."""
         if size > self.open:
             raise error("sync.window", limit=self._limits.sync_window_bytes)
         self.open -= size
-        self.pending += size
+        self.taken += size
 
     def stored(self, size: int) -> int:
         """They are durable; returns the credit to grant now, maybe 0."""
-        self.pending -= size
+        self.done += size
         self._unreturned += size
-        if self.pending and self._unreturned < self._limits.sync_window_bytes // GRANT_SHARE:
+        if self.done < self.taken and self._unreturned < self._limits.sync_window_bytes // GRANT_SHARE:
             return 0
         grant, self._unreturned = self._unreturned, 0
         self.open += grant

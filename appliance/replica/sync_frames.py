@@ -20,9 +20,7 @@ PROTOCOL: Final = 1  # goes up with every change that an older node would not un
 LENGTH_BYTES: Final = 4
 WANT_HASHES: Final = 256  # hashes of one Want or Answer
 WANT_DEPTH: Final = 255  # predecessors that may be asked for with a batch
-BATCHES_BYTES: Final = (
-    65_536  # a frame of batches is closed at this size: 26 kbit/s pass it within the stall time
-)
+BATCHES_BYTES: Final = 65_536  # a frame of batches is closed at this size: 26 kbit/s pass it within the stall time
 ENTRIES_BYTES: Final = 65_536  # the same for entries of the vector
 
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -109,9 +107,7 @@ class Bye(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     key: Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z0-9._]*$")]
 
 
-Frame: TypeAlias = (
-    Hello | Round | Buckets | Entries | Batches | Credit | Done | Want | Answer | Archived | Ping | Bye
-)
+Frame: TypeAlias = Hello | Round | Buckets | Entries | Batches | Credit | Done | Want | Answer | Archived | Ping | Bye
 
 
 def encode(frame: Frame) -> bytes:

@@ -70,8 +70,8 @@ class Rounds:
         self._difference: Difference | None = None
         self._sent_done = False
         self._due = False
-        self._begun = 0
-        self._not_before_ms = 0
+        self._begun = 0  # rounds of ours since
+        self._window_ms = 0
 
     # --- what others ask ------------------------------------------------------------------------------------
 
@@ -86,9 +86,20 @@ class Rounds:
         return self._sent_done if self._difference is not None else self.phase is Phase.LIVE
 
     @property
+    def begun(self) -> bool:
+        """True if the peer is to answer our digest."""
+        return self._mine is not None
+
+    @property
     def due_ms(self) -> int | None:
-        """When a round of ours is to begin."""
-        return self._not_before_ms if self._due and self._is_between else None
+        """When a round of ours may begin, if one is to.
+
+        A few in a row, then a pause: replicas that are written to all the time would compare for ever.
+        """
+        if not (self._due and self._is_between):
+            return None
+        pause_ms = self._limits.sync_round_pause_s * 1000 if self._begun >= self._limits.sync_rounds else 0
+        return self._window_ms + pause_ms
 
     @property
     def _is_between(self) -> bool:
@@ -101,11 +112,14 @@ class Rounds:
     # --- what the peer sends --------------------------------------------------------------------------------
 
     def on_digest(self, digest: bytes) -> None:
-        """Hello, or Round: the peer ended the last round, so it has our Done; we may still be storing."""
+        """Hello, or Round: the peer ended the last round, so it has our Done.
+
+        In answer to ours, it may be followed by Buckets at once; else `advance` goes on when all is stored.
+        """
         if self._theirs is not None or (self._difference is not None and not self._sent_done):
             raise error("sync.unsolicited")
         self._theirs = digest
-        if self._difference is None:
+        if self._mine is not None:
             self._begin()
 
     def on_buckets(self, digests: bytes) -> None:
@@ -147,10 +161,10 @@ class Rounds:
     # --- what follows ---------------------------------------------------------------------------------------
 
     def advance(self, now_ms: int, *, settled: bool, excused: bool) -> None:
-        """End the round if both streams ended, and begin one that is due.
+        """End the round if both streams ended; begin one that the peer began, or that is due.
 
-        `settled`: all batches that came are stored and no parents are asked for. `excused`: some were refused here,
-        or are archived there, so that a claim without its batch proves nothing.
+        `settled`: what came before the peer's last Round, Done or Answer is stored, and no parents are asked for.
+        `excused`: some were refused here, or are archived there: a claim without its batch proves nothing.
         """
         if self._difference is not None and self.phase in {Phase.STREAM, Phase.LIVE}:
             if not self._sent_done and self._supply.round_is_done:
@@ -158,7 +172,9 @@ class Rounds:
                 self._sent_done = True
             if self._sent_done and self.phase is Phase.LIVE and settled:
                 self._end(self._difference, excused=excused)
-        if (due_ms := self.due_ms) is not None and now_ms >= due_ms:
+        if self._difference is None and self._theirs is not None and settled:
+            self._begin()
+        if (due_ms := self.due_ms) is not None and now_ms >= due_ms and settled:
             self._begin_ours(now_ms)
 
     def _end(self, difference: Difference, *, excused: bool) -> None:
@@ -169,16 +185,12 @@ class Rounds:
         assert self._unequal is not None  # it began this round
         if self._vector.digest() != self._unequal[0]:  # we learnt something: are we equal now?
             self._due = True
-        if self._theirs is not None:
-            self._begin()
 
     def _begin_ours(self, now_ms: int) -> None:
-        """A few in a row, then a pause: replicas that are written to all the time would compare for ever."""
+        if now_ms >= self._window_ms + self._limits.sync_round_pause_s * 1000:
+            self._window_ms, self._begun = now_ms, 0
         self._due = False
         self._begun += 1
-        if self._begun >= self._limits.sync_rounds:
-            self._begun = 0
-            self._not_before_ms = now_ms + self._limits.sync_round_pause_s * 1000
         self._begin()
 
     def _begin(self) -> None:
@@ -201,5 +213,5 @@ class Rounds:
 
     def _in_sync(self, digest: bytes) -> None:
         self.phase = Phase.LIVE
-        self._due, self._begun = False, 0
+        self._due = False
         self._report(InSync(digest))

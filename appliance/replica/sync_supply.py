@@ -16,9 +16,7 @@ from appliance.replica.sync_difference import Difference
 from appliance.replica.sync_events import START, Cursor, Found, NeedBatches, NeedBlobs, Page
 from appliance.replica.sync_frames import WANT_DEPTH, WANT_HASHES, Want
 
-READ_BYTES: Final = (
-    1 << 19
-)  # bytes of one read: some 140 one-entry batches, 5 ms of the peer's work each ms of ours
+READ_BYTES: Final = 1 << 19  # bytes of one read: some 140 one-entry batches, 5 ms of the peer's work each ms of ours
 
 
 class Supply:
@@ -27,6 +25,7 @@ class Supply:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._reading: NeedBatches | NeedBlobs | None = None
+        self._answering = False  # the read is for the want
         self._want: dict[bytes, None] | None = None
         self._depth = 0
         self._missing: list[bytes] = []
@@ -70,6 +69,7 @@ class Supply:
         if self._reading is not None or not self.has_work(push=push):
             return None
         budget = min(credit, READ_BYTES)
+        self._answering = self._want is not None
         if self._want is not None:
             self._reading = NeedBlobs(tuple(self._want), self._depth, budget)
         elif self._round is not None:
@@ -96,10 +96,10 @@ class Supply:
         _check_budget(found.blobs, read.budget_bytes)
         self._reading = None
         settled = {*found.hashes, *found.missing, *found.pruned}.intersection(read.hashes)
-        queue = self._new if self._want is None else self._want
+        queue = self._want if self._answering and self._want is not None else self._new
         for digest in settled or read.hashes:  # no progress: give them up, for asking again would not help
             queue.pop(digest, None)
-        if self._want is None:
+        if not self._answering:
             return None
         self._missing.extend(settled.intersection(found.missing) if settled else read.hashes)
         if self._want:

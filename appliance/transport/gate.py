@@ -17,19 +17,19 @@ from appliance.transport.stream import REFUSAL_HEADER
 
 
 class Gate(asyncio.Protocol):
-    """The protocol above TLS for one connection. *on_lost* is called once, when the connection has ended."""
+    """The protocol above TLS for the connection *raw*. *on_lost* is called once, when that has ended."""
 
-    def __init__(self, on_lost: Callable[[Gate], None]) -> None:
+    def __init__(self, raw: asyncio.Transport, on_lost: Callable[[Gate], None]) -> None:
+        self._raw = raw
         self._on_lost = on_lost
         self._server: asyncio.Protocol | None = None
-        self._transport: asyncio.Transport | None = None
         self._early: bytearray | None = bytearray()  # None: dropped; at most what asyncio reads in one round
         self._heard = asyncio.Event()
         self.lost: Final = asyncio.Event()
 
     def admit(self, transport: asyncio.Transport, server: asyncio.Protocol) -> None:
         """Put *server* in charge of the connection, beginning with what came early."""
-        self._transport, self._server = transport, server
+        self._server = server
         server.connection_made(transport)
         if self._early:
             server.data_received(bytes(self._early))
@@ -40,17 +40,16 @@ class Gate(asyncio.Protocol):
 
         Waits for the request because a client that has not asked yet would miss the answer.
         """
-        self._transport, self._early = transport, None
+        self._early = None
         await _within(self._heard, patience_s)
         transport.write(_answer(refusal))
         transport.close()
         await _within(self.lost, patience_s)
-        transport.abort()
+        self.abort()
 
     def abort(self) -> None:
-        """End the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
+        """End the connection at once. Not through TLS: asyncio's transport forgets its protocol when closed twice."""
+        self._raw.abort()
 
     def data_received(self, data: bytes) -> None:
         """From TLS: to the server, into the waiting room, or nowhere."""

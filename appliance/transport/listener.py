@@ -140,7 +140,7 @@ class Listener:
         task.add_done_callback(lambda done: self._newcomers.pop(done, None))
 
     async def _welcome(self, raw: asyncio.Transport) -> None:
-        gate = Gate(self._forget)
+        gate = Gate(raw, self._forget)
         try:
             async with asyncio.timeout(self._limits.handshake_s):
                 transport, channel = await self._shake_hands(raw, gate)
@@ -160,7 +160,7 @@ class Listener:
             self.refusals["tls.handshake"] += 1
         finally:
             if gate not in self._admitted:
-                raw.abort()
+                gate.abort()
 
     async def _shake_hands(self, raw: asyncio.Transport, gate: Gate) -> tuple[asyncio.Transport, PqChannel]:
         loop = asyncio.get_running_loop()

@@ -47,7 +47,7 @@ def open_descriptor(blob: bytes, verify: Verify) -> Descriptor:
         raise error("mesh.descriptor", reason="it is too large")
     try:
         signed = cose.open1(blob)
-        descriptor = msgspec.convert(canonical.decode(signed.payload), Descriptor)
+        descriptor = msgspec.convert(canonical.decode(signed.payload), Descriptor, builtin_types=(bytes,))
     except (X0tError, msgspec.ValidationError) as err:
         raise error("mesh.descriptor", reason=str(err)) from err
     if descriptor.mesh != mesh_id(descriptor.authority_key).raw:

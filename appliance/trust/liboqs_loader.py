@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ctypes import CDLL, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import CDLL, c_char_p, c_int, c_size_t, c_void_p, cast
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -59,11 +59,12 @@ def load_library(prefix: Path) -> Library:
     """The functions of *prefix*/lib/liboqs.so; `pqc.provider` if it does not load or lacks one of them."""
     path = prefix.absolute() / _LIBRARY
     try:
-        _bind(CDLL(str(path)))
+        ours = CDLL(str(path))
+        _bind(ours)
         with _import_lock, _import_settings(prefix.absolute()):
             handle: CDLL = importlib.import_module("oqs.oqs").native()
-        if handle._name != str(path):
-            raise OSError(f"{handle._name} was loaded before")
+        if _address(handle) != _address(ours):
+            raise OSError("liboqs-python holds another library already")
         return _bind(handle)
     except (OSError, AttributeError, ImportError) as err:
         raise error("pqc.provider", provider="liboqs", reason=f"{path}: {err}") from err
@@ -117,6 +118,10 @@ def _bind(handle: CDLL) -> Library:
         decapsulate=_function(handle, "OQS_KEM_ml_kem_768_decaps", p, b, p),
         cleanse=_function(handle, "OQS_MEM_cleanse", p, n),
     )
+
+
+def _address(handle: CDLL) -> int | None:
+    return cast(handle.OQS_init, c_void_p).value
 
 
 def _function(handle: CDLL, name: str, *arguments: type) -> Callable[..., int]:

@@ -99,8 +99,7 @@ def self_test(candidate: Provider) -> None:
     key = candidate.mldsa_keypair(bytes(MLDSA_SEED_BYTES))
     signature = key.sign(b"message", b"context")
     told_apart = [
-        candidate.mldsa_verify(key.public_key, message, signature, b"context")
-        for message in (b"message", b"another")
+        candidate.mldsa_verify(key.public_key, message, signature, b"context") for message in (b"message", b"another")
     ]
     if hashlib.sha256(key.public_key).hexdigest() != ZERO_SEED_KEY_SHA256 or told_apart != [True, False]:
         raise error("pqc.self_test", provider=candidate.name, algorithm="ML-DSA-65")

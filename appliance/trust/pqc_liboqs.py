@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import weakref
 from collections.abc import Callable
 from ctypes import Array, byref, c_char, c_size_t, create_string_buffer
 from pathlib import Path
@@ -25,71 +26,73 @@ _MLDSA_SECRET_BYTES: Final = 4032  # FIPS 204, table 2: the expanded private key
 _MLKEM_SECRET_BYTES: Final = 2400  # FIPS 203, table 3: the decapsulation key
 
 
+class Secret:
+    """A private key in memory, cleared by `wipe`, when it is forgotten, and at the orderly end of the process."""
+
+    __slots__ = ("__weakref__", "_buffer", "wipe")
+
+    def __init__(self, library: Library, size: int) -> None:
+        self._buffer = create_string_buffer(size)
+        self.wipe = weakref.finalize(self, library.cleanse, self._buffer, size)
+
+    @property
+    def buffer(self) -> Array[c_char]:
+        """The key itself; `key.wiped` when it is gone."""
+        if not self.wipe.alive:
+            raise error("key.wiped")
+        return self._buffer
+
+
 class LiboqsSigningKey:
     """An ML-DSA-65 private key in a buffer of ours."""
 
-    __slots__ = ("_library", "_secret", "public_key")
+    __slots__ = ("_library", "public_key", "secret")
 
     def __init__(self, library: Library, seed: bytes | bytearray) -> None:
         self._library = library
-        self._secret: Array[c_char] | None = create_string_buffer(_MLDSA_SECRET_BYTES)
-        public = create_string_buffer(pqc.MLDSA_PUBLIC_BYTES)
-        _with_seed(library, library.keypair, public, self._secret, seed)
-        self.public_key: bytes = public.raw
+        self.secret = Secret(library, _MLDSA_SECRET_BYTES)
+        self.public_key: bytes = _derive(library, library.keypair, seed, self.secret, pqc.MLDSA_PUBLIC_BYTES)
 
     def sign(self, message: bytes, context: bytes = b"") -> bytes:
         """See `pqc.SigningKey`."""
-        secret = self._secret
-        if secret is None:
-            raise error("key.wiped")
+        secret = self.secret.buffer
         if len(context) > pqc.MLDSA_CONTEXT_BYTES:
             raise error("pqc.context")
         signature = create_string_buffer(pqc.MLDSA_SIGNATURE_BYTES)
         length = c_size_t(pqc.MLDSA_SIGNATURE_BYTES)
-        status = self._library.sign(
-            signature, byref(length), message, len(message), context, len(context), secret
-        )
+        status = self._library.sign(signature, byref(length), message, len(message), context, len(context), secret)
         if status != _OK or length.value != pqc.MLDSA_SIGNATURE_BYTES:
             raise _failed("ML-DSA-65 signing")
         return signature.raw
 
     def wipe(self) -> None:
         """See `pqc.SigningKey`."""
-        _cleanse(self._library, self._secret)
-        self._secret = None
-
-    __del__ = wipe
+        self.secret.wipe()
 
 
 class LiboqsKemKey:
     """An ML-KEM-768 private key in a buffer of ours."""
 
-    __slots__ = ("_library", "_secret", "public_key")
+    __slots__ = ("_library", "public_key", "secret")
 
     def __init__(self, library: Library, seed: bytes | bytearray) -> None:
         self._library = library
-        self._secret: Array[c_char] | None = create_string_buffer(_MLKEM_SECRET_BYTES)
-        public = create_string_buffer(pqc.MLKEM_PUBLIC_BYTES)
-        _with_seed(library, library.kem_keypair, public, self._secret, seed)
-        self.public_key: bytes = public.raw
+        self.secret = Secret(library, _MLKEM_SECRET_BYTES)
+        self.public_key: bytes = _derive(library, library.kem_keypair, seed, self.secret, pqc.MLKEM_PUBLIC_BYTES)
 
     def decapsulate(self, ciphertext: bytes) -> bytes:
         """See `pqc.KemKey`."""
-        if self._secret is None:
-            raise error("key.wiped")
+        secret = self.secret.buffer
         if len(ciphertext) != pqc.MLKEM_CIPHERTEXT_BYTES:
             raise error("pqc.ciphertext")
         shared = create_string_buffer(pqc.MLKEM_SECRET_BYTES)
-        if self._library.decapsulate(shared, ciphertext, self._secret) != _OK:
+        if self._library.decapsulate(shared, ciphertext, secret) != _OK:
             raise _failed("ML-KEM-768 decapsulation")
         return shared.raw
 
     def wipe(self) -> None:
         """See `pqc.KemKey`."""
-        _cleanse(self._library, self._secret)
-        self._secret = None
-
-    __del__ = wipe
+        self.secret.wipe()
 
 
 class LiboqsProvider:
@@ -110,10 +113,7 @@ class LiboqsProvider:
         """See `pqc.Provider`. The C function reads 1,952 bytes of key whatever it is given."""
         if len(public_key) != pqc.MLDSA_PUBLIC_BYTES or len(context) > pqc.MLDSA_CONTEXT_BYTES:
             return False
-        return (
-            self._verify(message, len(message), signature, len(signature), context, len(context), public_key)
-            == _OK
-        )
+        return self._verify(message, len(message), signature, len(signature), context, len(context), public_key) == _OK
 
     def mlkem_keypair(self, seed: bytes | bytearray | None = None) -> LiboqsKemKey:
         """See `pqc.Provider`."""
@@ -141,25 +141,18 @@ def liboqs_provider(prefix: Path) -> LiboqsProvider:
     return provider
 
 
-def _with_seed(
-    library: Library,
-    derive: Callable[..., int],
-    public: Array[c_char],
-    secret: Array[c_char],
-    seed: bytes | bytearray,
-) -> None:
-    """Run *derive* on a copy of the seed that is cleared afterwards, for C wants a stable address."""
-    copy = (c_char * len(seed)).from_buffer_copy(seed)
-    try:
-        if derive(public, secret, copy) != _OK:
-            raise _failed("deriving a key")
-    finally:
-        _cleanse(library, copy)
-
-
-def _cleanse(library: Library, buffer: Array[c_char] | None) -> None:
-    if buffer is not None:
-        library.cleanse(buffer, len(buffer))
+def _derive(
+    library: Library, derive: Callable[..., int], seed: bytes | bytearray, secret: Secret, public_bytes: int
+) -> bytes:
+    """Fill *secret* and return the public key; C reads the seed in a copy, which is cleared."""
+    public = create_string_buffer(public_bytes)
+    copy = Secret(library, len(seed))
+    copy.buffer.raw = bytes(seed)
+    status = derive(public, secret.buffer, copy.buffer)
+    copy.wipe()
+    if status != _OK:
+        raise _failed("deriving a key")
+    return public.raw
 
 
 def _failed(operation: str) -> X0tError:

@@ -80,8 +80,8 @@ def run(seed: int, count: int) -> Result:
         try:
             documents[target].admit(chunk, target.actor)
         except X0tError as err:
-            assert err.key.startswith("change."), err
-            assert kind != "honest", f"case {seed}/{number} was refused: {err}"
+            if kind == "honest" or not err.key.startswith("change."):
+                raise
             refused[err.key] += 1
             continue
         accepted[kind] += 1
@@ -269,22 +269,21 @@ def bomb(rng: random.Random, target: Target) -> bytes:
     huge = rng.choice([1 << 16, 1 << 24, 1 << 31, 1 << 40, (1 << 62) + 1])
     column = rng.choice([0x15, 0x42, 0x56, 0x70, 0x71, 0x73])
     saved = Document.build(target.before).dump()
-    return rng.choice(
-        [
-            lambda: raw.with_column(column, sleb(huge) + b"\1").chunk(),
-            lambda: raw.with_column(column, b"\0" + uleb(huge)).chunk(),
-            lambda: raw.with_column(column, sleb(-huge) + b"\1").chunk(),
-            lambda: raw.with_column(0x34, uleb(huge)).chunk(),
-            lambda: all_columns(raw, huge).chunk(),
-            lambda: raw.with_column(0x56, b"\x7f" + uleb(huge << 4 & (1 << 64) - 1 | 6)).chunk(),
-            lambda: raw.chunk(kind=2),
-            lambda: frame(deflated(bytes(20 << 20)), kind=2),
-            lambda: frame(uleb(huge) + raw.body()[1:]),
-            lambda: frame(raw.body(), kind=rng.choice([0, 3, 255])),
-            lambda: frame(saved, kind=0),
-            lambda: frame(raw.body() + rng.randbytes(LIMITS.change_bytes)),
-        ]
-    )()
+    bombs: list[Callable[[], bytes]] = [
+        lambda: raw.with_column(column, sleb(huge) + b"\1").chunk(),
+        lambda: raw.with_column(column, b"\0" + uleb(huge)).chunk(),
+        lambda: raw.with_column(column, sleb(-huge) + b"\1").chunk(),
+        lambda: raw.with_column(0x34, uleb(huge)).chunk(),
+        lambda: all_columns(raw, huge).chunk(),
+        lambda: raw.with_column(0x56, b"\x7f" + uleb(huge << 4 & (1 << 64) - 1 | 6)).chunk(),
+        lambda: raw.chunk(kind=2),
+        lambda: frame(deflated(bytes(20 << 20)), kind=2),
+        lambda: frame(uleb(huge) + raw.body()[1:]),
+        lambda: frame(raw.body(), kind=rng.choice([0, 3, 255])),
+        lambda: frame(saved, kind=0),
+        lambda: frame(raw.body() + rng.randbytes(LIMITS.change_bytes)),
+    ]
+    return rng.choice(bombs)()
 
 
 def all_columns(raw: RawChange, count: int) -> RawChange:

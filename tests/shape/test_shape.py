@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ REGISTRIES = [
 MACHINE_PATHS = re.compile(r"(?<![\w.-])/(work|opt/wheels|tmp/x0t|root/[.])\b")
 
 
+def none_of(found: Iterable[str]) -> None:
+    """Fails with one line for each place."""
+    __tracebackhide__ = True
+    listed = sorted(found)
+    assert not listed, "\n" + "\n".join(listed)
+
+
 def has_reason(lines: list[str]) -> bool:
     return any(re.search(r"# size: \w", line) for line in lines)
 
@@ -56,7 +64,7 @@ def test_no_module_is_long_without_a_reason_beside_it() -> None:
         for path in python_files(*CODE)
         if (count := text(path).count("\n")) > MODULE_LINES and not has_reason(text(path).splitlines()[:40])
     ]
-    assert not long
+    none_of(long)
 
 
 def test_no_function_is_long_without_a_reason_beside_it() -> None:
@@ -65,38 +73,32 @@ def test_no_function_is_long_without_a_reason_beside_it() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
             body = node.body[1:] if ast.get_docstring(node) else node.body
             count = node.end_lineno - body[0].lineno + 1 if body else 0
-            if count > FUNCTION_LINES and not has_reason(
-                text(path).splitlines()[node.lineno - 1 : body[0].lineno]
-            ):
+            if count > FUNCTION_LINES and not has_reason(text(path).splitlines()[node.lineno - 1 : body[0].lineno]):
                 long.append(f"{place(path, node)} {node.name} has {count} lines")
-    assert not long
+    none_of(long)
 
 
 def test_every_package_of_the_program_is_a_package() -> None:
     folders = {path.parent for path in python_files("appliance")}
-    assert not [place(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+    none_of(place(folder) for folder in folders if not (folder / "__init__.py").is_file())
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    assert not [
-        place(path)
-        for path in python_files(*CODE)
-        if text(path).strip() and not ast.get_docstring(tree(path))
-    ]
+    none_of(place(path) for path in python_files(*CODE) if text(path).strip() and not ast.get_docstring(tree(path)))
 
 
 def test_no_module_has_a_vague_name() -> None:
-    assert not [place(path) for path in python_files(*CODE) if VAGUE_NAMES & {path.stem, path.parent.name}]
+    none_of(place(path) for path in python_files(*CODE) if VAGUE_NAMES & {path.stem, path.parent.name})
 
 
 def test_the_program_never_prints() -> None:
-    assert not [place(path, node) for path, node in nodes("appliance") if called(node) in {"print", "pprint"}]
+    none_of(place(path, node) for path, node in nodes("appliance") if called(node) in {"print", "pprint"})
 
 
 def test_every_task_belongs_to_a_group() -> None:
     """TaskGroup.create_task is the way; the loop's and asyncio's own leave a task to nobody."""
     bare = re.compile(r"(^|\.)ensure_future$|^create_task$|(asyncio|loop|_loop\(\))\.create_task$")
-    assert not [place(path, node) for path, node in nodes("appliance") if bare.search(called(node))]
+    none_of(place(path, node) for path, node in nodes("appliance") if bare.search(called(node)))
 
 
 def test_only_the_named_places_catch_everything() -> None:
@@ -108,7 +110,7 @@ def test_only_the_named_places_catch_everything() -> None:
             raises = any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node))
             if re.search(r"\b(Base)?Exception\b", caught) and not raises:
                 blind.append(place(path, node))
-    assert not [where for where in blind if where.rpartition(":")[0] not in CATCH_ALL]
+    none_of(where for where in blind if where.rpartition(":")[0] not in CATCH_ALL)
 
 
 def error_keys_used() -> dict[str, str]:
@@ -123,7 +125,7 @@ def error_keys_used() -> dict[str, str]:
 
 
 def test_every_error_key_that_is_raised_is_in_the_table() -> None:
-    assert not {key: where for key, where in error_keys_used().items() if key not in ERRORS}
+    none_of(f"{where} {key}" for key, where in error_keys_used().items() if key not in ERRORS)
 
 
 def test_every_error_key_of_the_table_is_used() -> None:
@@ -134,12 +136,12 @@ def test_every_error_key_of_the_table_is_used() -> None:
         for path, node in nodes("appliance")
         if path != table and isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    assert not sorted(set(ERRORS) - named)
+    none_of(set(ERRORS) - named)
 
 
 def test_every_error_key_is_documented() -> None:
     reference = text(ROOT / "docs/reference/errors.md")
-    assert not [key for key in ERRORS if f"`{key}`" not in reference]
+    none_of(key for key in ERRORS if f"`{key}`" not in reference)
 
 
 def test_every_limit_has_its_unit_and_origin_beside_it() -> None:
@@ -153,14 +155,14 @@ def test_every_limit_has_its_unit_and_origin_beside_it() -> None:
         if isinstance(node, ast.AnnAssign)
     ]
     assert fields
-    assert not [place(path, node) for node in fields if "#" not in lines[node.lineno - 1]]
+    none_of(place(path, node) for node in fields if "#" not in lines[node.lineno - 1])
 
 
 def test_every_decision_is_in_the_index() -> None:
     index = text(ROOT / "docs/adr/README.md")
     decisions = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
     assert decisions
-    assert not [path.name for path in decisions if f"({path.name})" not in index]
+    none_of(path.name for path in decisions if f"({path.name})" not in index)
 
 
 def readable(path: Path) -> str:
@@ -172,13 +174,13 @@ def readable(path: Path) -> str:
 
 @pytest.mark.parametrize("host", REGISTRIES)
 def test_no_file_names_the_host_of_a_registry(host: str) -> None:
-    assert not [place(path) for path in files() if host in readable(path)]
+    none_of(place(path) for path in files() if host in readable(path))
 
 
 def test_no_file_names_a_path_of_somebodys_machine() -> None:
-    assert not [
+    none_of(
         place(path, number)
         for path in files()
         for number, line in enumerate(readable(path).splitlines(), start=1)
         if MACHINE_PATHS.search(line)
-    ]
+    )

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import Limits
@@ -115,7 +116,7 @@ async def _credentials(request: web.Request, handler: Handler) -> web.StreamResp
     return await handler(request)
 
 
-def _errors(limits: Limits) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _errors(limits: Limits) -> Middleware:
     """The one place where an exception becomes an answer."""
 
     @web.middleware

@@ -9,6 +9,7 @@ import pytest
 from appliance.core.errors import InputError, IntegrityError, error
 from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
+from appliance.daemon.changes import Changes
 from appliance.daemon.links import Links, Target, parse_target
 from appliance.transport.dialler import Address
 from appliance.transport.peers import PeerIdentity
@@ -61,7 +62,7 @@ class Net:
 
 @asynccontextmanager
 async def links_of(node: NodeId, net: Net, *targets: Target) -> AsyncIterator[tuple[Links, asyncio.TaskGroup]]:
-    links = Links(node, net.dial, net.drive, LIMITS)
+    links = Links(node, net.dial, net.drive, Changes(), LIMITS)
     links.want(targets)
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         tasks = [group.create_task(links.run())]
@@ -73,7 +74,7 @@ async def links_of(node: NodeId, net: Net, *targets: Target) -> AsyncIterator[tu
 
 async def until(links: Links, holds: Callable[[], bool]) -> None:
     while not holds():
-        await links.changed()
+        await links.changes.after(links.changes.count)
 
 
 async def refused(links: Links, wire: Wire) -> None:
@@ -121,14 +122,17 @@ async def test_a_peer_that_dials_again_replaces_its_dead_connection() -> None:
 
 async def test_cut_closes_all_and_refuses_new_ones_until_restore() -> None:
     net = Net()
-    async with links_of(A, net, Target(AT_B, B)) as (links, group):
+    async with links_of(A, net, Target(AT_B, B)) as (links, _group):
         wire = await net.dialled.get()
         await until(links, lambda: B in links.up())
         assert await links.cut(None) == 1
-        assert wire.closed.is_set() and not links.up() and links.is_cut
+        assert wire.closed.is_set()
+        assert not links.up()
+        assert links.is_cut
         knocking = Wire(C)
         await links.handle(knocking.peer, knocking)
-        assert knocking.closed.is_set() and net.dialled.empty()
+        assert knocking.closed.is_set()
+        assert net.dialled.empty()
         links.restore(None)
         await net.dialled.get()
         await until(links, lambda: B in links.up())
@@ -144,7 +148,7 @@ async def test_cut_can_be_of_one_peer() -> None:
 
 async def test_a_peer_that_breaks_the_protocol_is_left_alone_for_a_while() -> None:
     net = Net()
-    links = Links(A, net.dial, net.drive, Limits())
+    links = Links(A, net.dial, net.drive, Changes(), Limits())
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         task = group.create_task(links.run())
         await asyncio.sleep(0)
@@ -153,10 +157,12 @@ async def test_a_peer_that_breaks_the_protocol_is_left_alone_for_a_while() -> No
         await until(links, lambda: B in links.up())
         liar.fail(error("sync.claimed_not_sent"))
         await until(links, lambda: B not in links.up())
-        assert not links.is_open_to(B) and links.is_open_to(C)
+        assert not links.is_open_to(B)
+        assert links.is_open_to(C)
         again = Wire(B)
         await links.handle(again.peer, again)
-        assert again.closed.is_set() and not links.up()
+        assert again.closed.is_set()
+        assert not links.up()
         task.cancel()
 
 
@@ -178,7 +184,8 @@ async def test_a_node_that_dials_itself_gives_that_address_up() -> None:
         wire = await net.dialled.get()
         await wire.closed.wait()
         await asyncio.sleep(0)
-        assert net.dialled.empty() and links.dialling()[0].note == "this is the node itself"
+        assert net.dialled.empty()
+        assert links.dialling()[0].note == "this is the node itself"
 
 
 async def test_an_unwanted_target_is_no_longer_dialled() -> None:

@@ -99,9 +99,7 @@ class Served:
 
 
 @asynccontextmanager
-async def listening(
-    node: Node, handler: StreamHandler | None = None, limits: Limits = LIMITS
-) -> AsyncIterator[Served]:
+async def listening(node: Node, handler: StreamHandler | None = None, limits: Limits = LIMITS) -> AsyncIterator[Served]:
     listener = Listener(node.credentials, node.permits, limits)
     listener.mount(SYNC_PATH, handler or Echo())
     async with asyncio.TaskGroup() as tasks:
@@ -115,7 +113,7 @@ async def listening(
 async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
     """Wait for something that another task or the peer brings about."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
 
 
@@ -173,7 +171,7 @@ class RawTls:
 
     async def send(self, data: bytes) -> None:
         self.connection.sendall(data)
-        await self._flush()
+        await self.flush()
 
     async def receive(self) -> bytes:
         """Some data; empty after close_notify. SSL.Error or EOFError if the peer ends otherwise."""
@@ -194,16 +192,19 @@ class RawTls:
         while True:
             try:
                 step()
-                await self._flush()
+                await self.flush()
                 return
             except SSL.WantReadError:
-                await self._flush()
+                await self.flush()
                 data = await self.reader.read(65536)
                 if not data:
                     raise EOFError from None
                 self.connection.bio_write(data)
+            except SSL.Error:
+                await self.flush()  # the alert
+                raise
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
         try:
             while True:
                 self.writer.write(self.connection.bio_read(65536))
@@ -221,9 +222,7 @@ async def raw_client(context: SSL.Context, address: Address) -> AsyncIterator[Ra
 
 
 @asynccontextmanager
-async def raw_server(
-    context: SSL.Context, behave: Callable[[RawTls], Awaitable[None]]
-) -> AsyncIterator[Address]:
+async def raw_server(context: SSL.Context, behave: Callable[[RawTls], Awaitable[None]]) -> AsyncIterator[Address]:
     """A server that shakes hands in its own way and then behaves so; what goes wrong on it is ignored."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -233,8 +232,6 @@ async def raw_server(
             await behave(end)
         except (SSL.Error, EOFError, OSError):
             pass
-        finally:
-            writer.transport.abort()
 
     async with plain_server(serve) as address:
         yield address
@@ -250,7 +247,11 @@ async def plain_server(
         task = asyncio.current_task()
         assert task is not None
         running.add(task)
-        await serve(reader, writer)
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.transport.abort()
+            await asyncio.sleep(0)  # the loop closes the socket in its next round
 
     server = await asyncio.start_server(tracked, HOST, 0)
     try:

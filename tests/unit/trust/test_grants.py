@@ -176,10 +176,7 @@ def test_a_grant_under_another_label_does_not_verify() -> None:
 
 
 def test_a_grant_signed_by_another_key_than_its_issuers_does_not_verify() -> None:
-    assert (
-        _key(lambda: open_grant(sign_grant(ROOT, BOB.sign), VERIFY, AUTHORITY.public_key))
-        == "grant.signature"
-    )
+    assert _key(lambda: open_grant(sign_grant(ROOT, BOB.sign), VERIFY, AUTHORITY.public_key)) == "grant.signature"
     assert _key(lambda: open_grant(sign_grant(ROOT, BOB.sign), VERIFY, BOB.public_key)) == "grant.issuer"
     assert _key(lambda: open_grant(CHILD_BLOB, VERIFY, AUTHORITY.public_key)) == "grant.issuer"
 

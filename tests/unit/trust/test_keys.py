@@ -167,9 +167,7 @@ REFUSED: list[tuple[str, str, Callable[[Path], object]]] = [
 
 
 @pytest.mark.parametrize("key, make", [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-def test_a_private_key_file_is_refused_that_is(
-    key: str, make: Callable[[Path], object], tmp_path: Path
-) -> None:
+def test_a_private_key_file_is_refused_that_is(key: str, make: Callable[[Path], object], tmp_path: Path) -> None:
     path = tmp_path / "node.key"
     make(path)
     with pytest.raises(X0tError) as caught:
@@ -316,9 +314,7 @@ FILES: list[tuple[str, str, Callable[[Path], object]]] = [
 
 
 @pytest.mark.parametrize("key, make", [row[1:] for row in FILES], ids=[row[0] for row in FILES])
-def test_a_public_key_file_is_refused_that_is(
-    key: str, make: Callable[[Path], object], tmp_path: Path
-) -> None:
+def test_a_public_key_file_is_refused_that_is(key: str, make: Callable[[Path], object], tmp_path: Path) -> None:
     make(tmp_path / "node.pub")
     with pytest.raises(X0tError) as caught:
         read_public_key(tmp_path / "node.pub")

@@ -56,9 +56,7 @@ def test_without_a_working_library_liboqs_is_refused_with_the_place_and_auto_tak
     assert provider("auto").name == "openssl"
 
 
-def test_the_chosen_directory_is_the_only_one_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_chosen_directory_is_the_only_one_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _library(tmp_path).touch()
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path))
     assert find_prefix() == tmp_path

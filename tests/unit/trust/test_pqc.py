@@ -27,9 +27,7 @@ def _seeds(count: int, size: int) -> list[bytes]:
     ]
 
 
-def test_both_providers_derive_the_same_signing_key_from_200_seeds(
-    liboqs: Provider, openssl: Provider
-) -> None:
+def test_both_providers_derive_the_same_signing_key_from_200_seeds(liboqs: Provider, openssl: Provider) -> None:
     seeds = _seeds(200, 32)
     assert [liboqs.mldsa_keypair(seed).public_key for seed in seeds] == [
         openssl.mldsa_keypair(seed).public_key for seed in seeds
@@ -68,9 +66,7 @@ def test_each_provider_decapsulates_what_the_other_encapsulated(liboqs: Provider
         assert key.decapsulate(ciphertext) == secret
 
 
-def test_a_forged_ciphertext_gives_both_providers_the_same_useless_secret(
-    liboqs: Provider, openssl: Provider
-) -> None:
+def test_a_forged_ciphertext_gives_both_providers_the_same_useless_secret(liboqs: Provider, openssl: Provider) -> None:
     seed = bytes(64)
     first, second = liboqs.mlkem_keypair(seed), openssl.mlkem_keypair(seed)
     secret, ciphertext = openssl.mlkem_encapsulate(first.public_key)
@@ -186,11 +182,17 @@ def test_a_wiped_key_refuses(each: Provider, use: Callable[[SigningKey, KemKey],
 
 def test_wiping_clears_the_secret_in_memory(liboqs: LiboqsProvider) -> None:
     for key in (liboqs.mldsa_keypair(SEED), liboqs.mlkem_keypair()):
-        secret = key._secret
-        assert secret is not None
+        secret = key.secret.buffer
         assert any(secret.raw)
         key.wipe()
         assert not any(secret.raw)
+
+
+def test_a_forgotten_key_is_cleared_in_memory(liboqs: LiboqsProvider) -> None:
+    key = liboqs.mldsa_keypair(SEED)
+    secret = key.secret.buffer
+    del key
+    assert not any(secret.raw)
 
 
 class _WrongKeys(OpensslProvider):

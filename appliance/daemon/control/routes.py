@@ -1,0 +1,46 @@
+"""All routes of the control API, version 1. Each resource has a module; this one only lists them."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from appliance.daemon.control.links import LinkRoutes
+from appliance.daemon.control.mesh import MeshRoutes
+from appliance.daemon.control.replica import ReplicaRoutes
+from appliance.daemon.control.reply import streaming
+from appliance.daemon.control.roles import RoleRoutes
+from appliance.daemon.control.upkeep import UpkeepRoutes
+from appliance.daemon.node import Node
+
+
+def routes(node: Node) -> list[web.RouteDef]:
+    """Method, path and handler."""
+    mesh, replica, upkeep = MeshRoutes(node), ReplicaRoutes(node), UpkeepRoutes(node)
+    roles, links = RoleRoutes(node), LinkRoutes(node)
+    return [
+        web.get("/v1/mesh", mesh.show),
+        web.post("/v1/mesh", mesh.create),
+        web.post("/v1/mesh/membership", mesh.join),
+        web.get("/v1/key", mesh.key),
+        web.get("/v1/replica/status", replica.status),
+        web.get("/v1/replica/watch", streaming(replica.watch)),
+        web.get("/v1/replica/batches", replica.log),
+        web.get("/v1/replica/batches/{batch}", replica.show),
+        web.get("/v1/replica/no-effect", replica.no_effect),
+        web.get("/v1/replica/conflicts", replica.conflicts),
+        web.post("/v1/replica/verify", streaming(upkeep.verify)),
+        web.post("/v1/replica/rebuild", streaming(upkeep.rebuild)),
+        web.post("/v1/replica/export", streaming(upkeep.export)),
+        web.post("/v1/replica/import", streaming(upkeep.import_)),
+        web.post("/v1/replica/archive", streaming(upkeep.archive)),
+        web.post("/v1/replica/checkpoints", upkeep.checkpoint),
+        web.get("/v1/grants", roles.grants),
+        web.post("/v1/grants", roles.grant),
+        web.post("/v1/revocations", roles.revoke),
+        web.post("/v1/thaws", roles.thaw),
+        web.get("/v1/nodes", roles.nodes),
+        web.patch("/v1/nodes/{node}/tags", roles.tags),
+        web.get("/v1/links", links.show),
+        web.post("/v1/links/cut", links.cut),
+        web.post("/v1/links/restore", links.restore),
+    ]

@@ -1,0 +1,178 @@
+"""The mesh that this node follows: its replica, the port that peers dial, the links, and the jobs that keep them.
+
+Whom to dial is worked out from the settings, from what was said at joining, and (bounded) from what members announce.
+A change of the replica is what wakes this up: revoked peers are cut off, new endpoints are dialled, watchers are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import structlog
+
+from appliance.core.errors import X0tError, error
+from appliance.core.ids import NodeId
+from appliance.daemon import events
+from appliance.daemon.changes import Changes
+from appliance.daemon.config import Config
+from appliance.daemon.links import Links, Target, parse_target
+from appliance.daemon.software import software
+from appliance.daemon.supervisor import Job
+from appliance.replica.batch import Sign
+from appliance.replica.operations import Operations
+from appliance.replica.queries import Queries
+from appliance.replica.rows import NodeRow
+from appliance.replica.service import Replica
+from appliance.transport.listener import Listener
+from appliance.trust.descriptor import Descriptor
+
+ANNOUNCE_S = 10.0
+PROBE_S = 5.0
+SETTLE_S = 0.05  # commits that come in a burst wake the rest once
+
+
+class FollowedMesh:
+    """One mesh on this node while the daemon runs."""
+
+    def __init__(self, config: Config, descriptor: Descriptor, replica: Replica, sign: Sign) -> None:
+        self.config = config
+        self.descriptor = descriptor
+        self.replica = replica
+        self.operations = Operations(replica, sign)
+        self.queries = Queries(replica)
+        self.changes = Changes()
+        self.port = 0  # the one that is bound
+        self.known_peers: list[Target] = []
+        self.links: Links
+        self.listener: Listener
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mesh")
+
+    def connect(self, links: Links, listener: Listener) -> None:
+        """Take the parts that need this object to be made first."""
+        self.links = links
+        self.listener = listener
+
+    def jobs(self) -> list[Job]:
+        """What the supervisor keeps running for this mesh."""
+        jobs = [
+            Job(name="links", run=self.links.run),
+            Job(name="changes", run=self._follow_changes, critical=True),
+            Job(name="announce", run=self._announce, period_s=ANNOUNCE_S),
+            Job(name="replica", run=self._probe, period_s=PROBE_S, critical=True),
+        ]
+        if self.config.listen.address:
+            jobs.append(Job(name="listener", run=self._listen, critical=True, restarts=2))
+        return jobs
+
+    async def close(self) -> None:
+        """Finish what the replica has begun, and close it."""
+        await self.replica.__aexit__(None, None, None)
+
+    # -- who may talk to us
+
+    def permitted(self, node: bytes) -> bool:
+        """For those who knock: a member, unless the operator cut us off or it misbehaved a moment ago."""
+        return self.replica.permitted(node) and self.links.is_open_to(NodeId(node))
+
+    def answers(self, node: bytes) -> bool:
+        """For those whom we dial: also anybody while the replica is empty, for then nobody is known yet.
+
+        What such a peer sends counts only by the authority's signature, which no stranger can make.
+        """
+        return self.links.is_open_to(NodeId(node)) and (self.replica.permitted(node) or not self.replica.vector)
+
+    # -- whom we dial
+
+    def aim(self) -> None:
+        """Dial whom the settings and the joining name; members that announce an endpoint follow."""
+        self.links.want(self._named())
+
+    def _named(self) -> list[Target]:
+        configured = [parse_target(f"{p.node}@{p.address}" if p.node else p.address) for p in self.config.peers]
+        return [*configured, *self.known_peers]
+
+    async def _aim_at_announced(self) -> None:
+        named = self._named()
+        reached = self.links.nodes_of(named) | {self.links.node}
+        addresses = {target.address for target in named}
+        found: list[Target] = []
+        for row in sorted(await self.nodes(), key=lambda row: row.node):
+            if not row.endpoints or NodeId(row.node) in reached or not self.replica.permitted(row.node):
+                continue
+            target = _target_of(row)
+            if target is not None and target.address not in addresses:
+                found.append(target)
+        self.links.want([*named, *found[: self.config.sync.announced_peers]])
+
+    async def nodes(self) -> list[NodeRow]:
+        """What members said of themselves."""
+        return await self.queries.nodes()
+
+    # -- jobs
+
+    async def _listen(self) -> None:
+        listen = self.config.listen
+
+        def bound(port: int) -> None:
+            self.port = port
+            self._log.info(events.LISTENING, address=listen.address, port=port)
+
+        try:
+            await self.listener.run(listen.address, self.port or listen.port, bound)
+        except* OSError as failed:
+            reason = str(failed.exceptions[0])
+            raise error("daemon.listen", address=f"{listen.address}:{listen.port}", reason=reason) from failed
+
+    async def _follow_changes(self) -> None:
+        """After each burst of commits: cut off who was revoked, dial who is new, wake the watchers."""
+        async with self.replica.subscribe() as commits:
+            while True:
+                await self._aim_at_announced()
+                await self.links.recheck(lambda node: self.replica.permitted(node.raw))
+                self.listener.recheck()
+                self.changes.tell()
+                await commits.get()
+                await asyncio.sleep(SETTLE_S)
+                while not commits.empty():
+                    commits.get_nowait()
+
+    async def _announce(self) -> None:
+        """Say our name and endpoints to the mesh once we may write and whenever they changed."""
+        if not self.replica.permitted(self.replica.node):
+            return
+        wanted = (self.name(), self.config.node.endpoints, f"x0td {software()}")
+        known = next((row for row in await self.nodes() if row.node == self.replica.node), None)
+        if known is None or (known.name, known.endpoints, known.software) != wanted:
+            await self.operations.announce(*wanted)
+            self._log.info(events.ANNOUNCED, name=wanted[0], endpoints=wanted[1])
+
+    def name(self) -> str:
+        """What this node is called."""
+        return self.config.node.name or socket.gethostname()
+
+    async def _probe(self) -> None:
+        """The writer answers: what the watchdog is fed for."""
+        await self.replica.run(lambda _engine: None)
+
+    # -- watching
+
+    async def watch(self, pulse_s: float) -> AsyncIterator[None]:
+        """Once now, then after each change of the replica or the links, and at least each pulse."""
+        while True:
+            count = self.changes.count
+            yield
+            try:
+                async with asyncio.timeout(pulse_s):
+                    await self.changes.after(count)
+            except TimeoutError:
+                pass
+
+
+def _target_of(row: NodeRow) -> Target | None:
+    """Where a member says that it is; None if that is no address."""
+    try:
+        return parse_target(f"{NodeId(row.node)}@{row.endpoints[0]}")
+    except X0tError:
+        return None

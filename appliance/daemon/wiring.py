@@ -1,0 +1,77 @@
+"""Wiring: the only place where the parts of the daemon are made and joined. Constructors only, no decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from appliance.core.ids import MeshId
+from appliance.daemon.config import Config
+from appliance.daemon.control.routes import routes
+from appliance.daemon.control.server import ControlServer
+from appliance.daemon.links import Links, Target
+from appliance.daemon.membership import Membership
+from appliance.daemon.mesh import FollowedMesh
+from appliance.daemon.node import Node
+from appliance.daemon.sync_driver import SyncDriver
+from appliance.replica.engine import Engine, Identity
+from appliance.replica.service import Replica, Writer
+from appliance.storage.log import LogStore
+from appliance.storage.view import ViewStore
+from appliance.transport.certificates import Credentials
+from appliance.transport.dialler import Dialler
+from appliance.transport.listener import Listener
+from appliance.transport.stream import Stream
+from appliance.transport.wire import SYNC_PATH
+from appliance.trust.descriptor import Descriptor
+from appliance.trust.keys import NodeKey
+from appliance.trust.pqc import Provider, provider
+
+
+async def build_node(config: Config) -> tuple[Node, ControlServer]:
+    """The node with its keys and, if it follows a mesh, an open replica; and the server of its control socket."""
+    by = await asyncio.to_thread(provider, config.pq.provider)
+    membership = Membership(Path(config.data_dir), by)
+    key = await asyncio.to_thread(membership.node_key)
+
+    async def open_mesh(descriptor: Descriptor) -> FollowedMesh:
+        return await build_mesh(config, descriptor, key, by)
+
+    node = Node(config, key, membership, open_mesh)
+    server = ControlServer(Path(config.control.socket), routes(node), config.effective_limits())
+    await node.open()
+    return node, server
+
+
+async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: Provider) -> FollowedMesh:
+    """An open replica with its listener, dialler and links."""
+    limits = config.effective_limits()
+    directory = Path(config.data_dir) / str(MeshId(descriptor.mesh))
+    engine = await asyncio.to_thread(_engine, directory, descriptor, by, config)
+    replica = await Replica(engine, Writer(key.id.raw, key.sign, now_ms), by.mldsa_verify, limits).__aenter__()
+    credentials = await asyncio.to_thread(Credentials, key.path, now_ms)
+    mesh = FollowedMesh(config, descriptor, replica, key.sign)
+    dialler = Dialler(credentials, mesh.answers, limits)
+    driver = SyncDriver(replica, limits)
+
+    async def dial(target: Target) -> Stream:
+        return await dialler.open(target.address, target.node.raw if target.node else None)
+
+    links = Links(key.id, dial, driver.run, mesh.changes, limits)
+    listener = Listener(credentials, mesh.permitted, limits)
+    listener.mount(SYNC_PATH, links)
+    mesh.connect(links, listener)
+    return mesh
+
+
+def _engine(directory: Path, descriptor: Descriptor, by: Provider, config: Config) -> Engine:
+    directory.mkdir(mode=0o700, exist_ok=True)
+    identity = Identity(mesh=descriptor.mesh, authority_key=descriptor.authority_key)
+    log, view = LogStore(directory / "log.db"), ViewStore(directory / "view.db")
+    return Engine(identity, log, view, by.mldsa_verify, config.effective_limits())
+
+
+def now_ms() -> int:
+    """Wall clock, ms since the Unix epoch."""
+    return time.time_ns() // 1_000_000

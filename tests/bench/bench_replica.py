@@ -1,0 +1,194 @@
+"""Verify and fold, durable append, and start: the replica's own speed, one core, beside the raw parts it stands on.
+
+`./test bench replica [--batches N] [--members N]`; 100,000 batches of 10,000 members unless told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from appliance.replica.batch import SignedBatch, parse_batch
+from appliance.replica.engine import Engine, Identity
+from appliance.replica.service import Replica, Writer
+from appliance.storage.log import LogStore
+from appliance.storage.view import ViewStore
+from appliance.trust.pqc import provider
+from tests.bench.corpus import START_MS, YEAR_MS, Corpus, corpus
+from tests.bench.rows import Row, bounded, compared
+
+NOW_MS = START_MS + YEAR_MS // 2
+GROUP = 256  # batches a transaction, as sync delivers them
+AUTHORS = 64
+WINDOW = 1000
+
+
+def run(arguments: Sequence[str]) -> list[Row]:
+    """All rows."""
+    options = argparse.ArgumentParser(prog="./test bench replica")
+    options.add_argument("--batches", type=int, default=100_000)
+    options.add_argument("--members", type=int, default=10_000)
+    chosen = options.parse_args(arguments)
+    made = corpus(chosen.members, chosen.batches)
+    with scratch() as directory:
+        rows = fold_rows(made, directory)
+    with scratch() as directory:
+        rows += append_rows(corpus(AUTHORS, 12_800), directory)
+    return rows
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory on the disk (not a memory file system: fsync must be real), removed afterwards."""
+    base = Path(__file__).resolve().parents[2] / ".cache"
+    base.mkdir(exist_ok=True)
+    directory = Path(tempfile.mkdtemp(dir=base, prefix="bench-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def open_engine(made: Corpus, directory: Path) -> Engine:
+    """An engine on its own files, loaded."""
+    identity = Identity(mesh=made.mesh, authority_key=made.authority_key)
+    log, view = LogStore(directory / "log.db"), ViewStore(directory / "view.db")
+    engine = Engine(identity, log, view, provider("auto").mldsa_verify)
+    engine.load()
+    return engine
+
+
+def feed(engine: Engine, blobs: Sequence[bytes]) -> float:
+    """Decode, verify, store and fold in groups; returns seconds."""
+    begun = time.perf_counter()
+    for start in range(0, len(blobs), GROUP):
+        taken = engine.take([(parse_batch(blob), False) for blob in blobs[start : start + GROUP]], NOW_MS)
+        if taken.refused:
+            raise RuntimeError(taken.refused[0][1])
+        engine.commit()
+        engine.fold()
+    return time.perf_counter() - begun
+
+
+def fold_rows(made: Corpus, directory: Path) -> list[Row]:
+    """Rate and flatness of verify + fold (storing included), and the start afterwards."""
+    engine = open_engine(made, directory)
+    feed(engine, made.opening)
+    rows: list[Row] = []
+    seconds: list[float] = []
+    windows = range(0, len(made.batches), WINDOW)
+    for start in windows:
+        seconds.append(feed(engine, made.batches[start : start + WINDOW]) / WINDOW)
+    rate = 1 / statistics.median(seconds)
+    raw = _verify_rate(made)
+    rows.append(
+        Row(
+            name=f"verify + store + fold, {len(made.opening):,} + {len(made.batches):,} batches",
+            unit="batches/s", value=rate, peer=raw, ratio=rate / raw, reach=">= 3000/s", holds=rate >= 3000,
+        )  # fmt: skip
+    )
+    tenth = max(1, len(seconds) // 10)
+    early, late = statistics.median(seconds[:tenth]) * 1e6, statistics.median(seconds[-tenth:]) * 1e6
+    rows.append(
+        Row(
+            name="time a batch, last tenth of the log beside the first", unit="us", value=late, peer=early,
+            ratio=late / early, reach="flat: <= 1.25 of peer", holds=late <= early * 1.25,
+        )  # fmt: skip
+    )
+    engine.close()
+    begun = time.perf_counter()
+    engine = open_engine(made, directory)
+    started = time.perf_counter() - begun
+    engine.close()
+    rows.append(bounded(f"start with {len(made.batches):,} batches", "s", started, at_most=1.0))
+    return rows
+
+
+def _verify_rate(made: Corpus) -> float:
+    """Signatures a second that the provider verifies when called raw."""
+    from appliance.core import cose  # noqa: PLC0415 - only this row needs it
+    from appliance.core.domains import Domain  # noqa: PLC0415
+
+    verify = provider("auto").mldsa_verify
+    signed = [parse_batch(blob) for blob in made.opening[:1]]
+    message = cose.to_be_signed(signed[0].payload)
+    key = next(iter(_founder_key(made)))
+    begun = time.perf_counter()
+    for _ in range(2000):
+        if not verify(key, message, signed[0].signature, Domain.BATCH.value.encode()):
+            raise RuntimeError("the corpus does not verify")
+    return 2000 / (time.perf_counter() - begun)
+
+
+def _founder_key(made: Corpus) -> Iterator[bytes]:
+    yield provider("auto").mldsa_keypair(made.founder_seed).public_key
+
+
+def append_rows(made: Corpus, directory: Path) -> list[Row]:
+    """Durable appends by 64 waiting authors beside raw SQLite FULL inserts of the same bytes, 64 a transaction."""
+    batches = [parse_batch(blob) for blob in made.batches]
+    ours: list[float] = []
+    raws: list[float] = []
+    rounds = 4
+    share = len(batches) // rounds
+    engine = open_engine(made, directory)
+    feed(engine, made.opening)
+    folded: list[float] = []
+
+    async def measure() -> None:
+        writer = Writer(node=made.founder, sign=lambda _message, _context: b"", now_ms=lambda: NOW_MS)
+        async with Replica(engine, writer, provider("auto").mldsa_verify) as replica:
+            for number in range(rounds):
+                part = batches[number * share : (number + 1) * share]
+                raws.append(_raw_inserts(directory / f"raw-{number}.db", part))
+                begun = time.perf_counter()
+                ours.append(await _append(replica, part))
+                await replica.run(lambda engine: engine.unfolded)
+                folded.append(share / (time.perf_counter() - begun))
+
+    asyncio.run(measure())
+    mine, raw = statistics.median(ours), statistics.median(raws)
+    return [
+        compared("durable append, 64 waiting authors, log only", "batches/s", mine, raw, at_least=0.6),
+        Row(name="the same until all is folded too", unit="batches/s", value=statistics.median(folded), peer=raw,
+            ratio=statistics.median(folded) / raw),  # fmt: skip
+    ]
+
+
+async def _append(replica: Replica, part: Sequence[SignedBatch]) -> float:
+    """Each of 64 authors waits until its batch is durable before it sends the next."""
+
+    async def author(number: int) -> None:
+        for batch in part[number::AUTHORS]:
+            await replica.submit(batch)
+
+    begun = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in range(AUTHORS):
+            group.create_task(author(number))
+    return len(part) / (time.perf_counter() - begun)
+
+
+def _raw_inserts(path: Path, part: Sequence[SignedBatch]) -> float:
+    """Rows of the same bytes through apsw alone, 64 a transaction, WAL and synchronous=FULL."""
+    connection = apsw.Connection(str(path))
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE batches (arrival INTEGER PRIMARY KEY, hash BLOB NOT NULL, blob BLOB)")
+    rows = [(batch.hash, batch.blob) for batch in part]
+    begun = time.perf_counter()
+    for start in range(0, len(rows), AUTHORS):
+        with connection:
+            connection.executemany("INSERT INTO batches (hash, blob) VALUES (?, ?)", rows[start : start + AUTHORS])
+    seconds = time.perf_counter() - begun
+    connection.close()
+    return len(rows) / seconds

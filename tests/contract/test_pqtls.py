@@ -1,0 +1,379 @@
+"""Whom a node refuses, on both sides of a connection, and what the refused side is told.
+
+The other side is real: Python's own ssl, or OpenSSL with groups, versions and certificates of its choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
+from OpenSSL import SSL
+from OpenSSL._util import lib as openssl
+
+from appliance.core.errors import ERRORS, X0tError
+from appliance.core.ids import node_id
+from appliance.core.limits import Limits
+from appliance.transport.dialler import Address
+from appliance.transport.listener import Listener
+from tests.unit.transport.rig import (
+    HOST,
+    Echo,
+    Manners,
+    Node,
+    RawTls,
+    certificate,
+    listening,
+    make_node,
+    plain_server,
+    raw_client,
+    raw_server,
+    until,
+)
+
+UPGRADE = (
+    b"GET /x0t/sync/1 HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+MLDSA = mldsa.MLDSA65PrivateKey.generate()
+MLDSA44 = mldsa.MLDSA44PrivateKey.generate()
+ECDSA = ec.generate_private_key(ec.SECP384R1())
+RSA = rsa.generate_private_key(65537, 2048)
+EXPIRED = certificate(MLDSA, timedelta(days=-3), days=2)
+NOT_YET = certificate(MLDSA, timedelta(hours=1))
+QUICK = Limits(handshake_s=1)
+
+# A TLS end that ends in an alert: how it behaves, the key under which the node refuses it.
+BAD_TLS = {
+    "X25519 alone": (Manners(MLDSA, groups=b"X25519"), "tls.group"),
+    "P-256 alone": (Manners(MLDSA, groups=b"P-256"), "tls.group"),
+    "ML-KEM-768 alone": (Manners(MLDSA, groups=b"MLKEM768"), "tls.group"),
+    "ML-KEM-1024 alone": (Manners(MLDSA, groups=b"MLKEM1024"), "tls.group"),
+    "another hybrid": (Manners(MLDSA, groups=b"SecP256r1MLKEM768"), "tls.group"),
+    "TLS 1.2": (Manners(ECDSA, groups=b"P-256", version=SSL.TLS1_2_VERSION), "tls.version"),
+}
+# A TLS end that finishes the handshake, and whose certificate the node then refuses.
+BAD_CERTIFICATES = {
+    "ECDSA": (Manners(ECDSA), "tls.certificate"),
+    "RSA": (Manners(RSA), "tls.certificate"),
+    "ML-DSA-44": (Manners(MLDSA44), "tls.certificate"),
+    "expired": (Manners(MLDSA, EXPIRED), "tls.peer_expired"),
+    "not yet valid": (Manners(MLDSA, NOT_YET), "tls.peer_not_yet"),
+    "unknown key": (Manners(MLDSA), "tls.peer_unknown"),
+}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    node = make_node(tmp_path, "node")
+    node.strangers.add(make_id(MLDSA))
+    return node
+
+
+@pytest.fixture
+def friend(tmp_path: Path) -> Node:
+    return make_node(tmp_path, "friend")
+
+
+def make_id(key: mldsa.MLDSA65PrivateKey) -> bytes:
+    return node_id(key.public_key().public_bytes_raw()).raw
+
+
+async def counted(listener: Listener, key: str, times: int = 1) -> None:
+    """Exactly this refusal was counted, and the key is a documented one."""
+    assert key in ERRORS
+    await until(lambda: listener.refusals.total() >= times)
+    assert dict(listener.refusals) == {key: times}
+
+
+async def refusal_of(node: Node, address: Address, expected: bytes | None = None) -> X0tError:
+    with pytest.raises(X0tError) as caught:
+        await node.dialler(QUICK).open(address, expected)
+    return caught.value
+
+
+class TestTheListenerRefuses:
+    @pytest.mark.parametrize("name", BAD_TLS)
+    async def test_bad_tls_with_an_alert(self, node: Node, tmp_path: Path, name: str) -> None:
+        manners, key = BAD_TLS[name]
+        echo = Echo()
+        async with (
+            listening(node, echo) as served,
+            raw_client(manners.context(tmp_path), served.address) as client,
+        ):
+            with pytest.raises(SSL.Error, match="alert"):
+                await client.handshake()
+            await counted(served.listener, key)
+        assert echo.peers == []
+
+    async def test_the_classical_tls_of_python(self, node: Node) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        async with listening(node) as served:
+            with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+                await asyncio.open_connection(HOST, served.address.port, ssl=context)
+            await counted(served.listener, "tls.group")
+
+    async def test_a_client_without_a_certificate(self, node: Node, tmp_path: Path) -> None:
+        async with (
+            listening(node) as served,
+            raw_client(Manners(None).context(tmp_path), served.address) as client,
+        ):
+            await client.handshake()  # TLS 1.3: the client is done before it is judged
+            with pytest.raises(SSL.Error, match="certificate required"):
+                await client.receive()
+            await counted(served.listener, "tls.certificate_missing")
+
+    @pytest.mark.parametrize("name", BAD_CERTIFICATES)
+    async def test_a_bad_certificate_with_a_coded_answer(self, node: Node, tmp_path: Path, name: str) -> None:
+        manners, key = BAD_CERTIFICATES[name]
+        echo = Echo()
+        async with (
+            listening(node, echo) as served,
+            raw_client(manners.context(tmp_path), served.address) as client,
+        ):
+            await client.handshake()
+            await client.send(UPGRADE)
+            answer = await client.receive_all()
+            await counted(served.listener, key)
+        head, body = answer.split(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 403 ")
+        assert f"X0t-Refusal: {key}".encode() in head
+        assert json.loads(body)["key"] == key
+        assert echo.peers == []
+
+    async def test_a_stranger_who_says_nothing(self, node: Node, tmp_path: Path) -> None:
+        async with (
+            listening(node, limits=QUICK) as served,
+            raw_client(Manners(MLDSA).context(tmp_path), served.address) as client,
+        ):
+            await client.handshake()
+            assert b"tls.peer_unknown" in await client.receive_all()
+            await counted(served.listener, "tls.peer_unknown")
+
+    @pytest.mark.parametrize(
+        "opening", [b"GET / HTTP/1.1\r\nHost: node\r\n\r\n", b"SSH-2.0-x\r\n", bytes(64), b"\x80\x2e\x01"]
+    )
+    async def test_plain_bytes_in_plain_words(self, node: Node, opening: bytes) -> None:
+        async with listening(node) as served:
+            reader, writer = await asyncio.open_connection(HOST, served.address.port)
+            writer.write(opening)
+            answer = await reader.read()
+            writer.close()
+            await counted(served.listener, "tls.plain")
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"X0t-Refusal: tls.plain" in answer
+
+    @pytest.mark.parametrize(
+        "opening, key",
+        [
+            (b"\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00", "tls.handshake"),  # a ServerHello from a client
+            (b"\x16\x03\x01\xff\xff" + bytes(70_000), "tls.handshake"),  # a record longer than any may be
+            (b"\x16\x07\x07\x00\x05hello", "tls.plain"),
+        ],
+    )
+    async def test_nonsense_in_a_record(self, node: Node, opening: bytes, key: str) -> None:
+        async with listening(node) as served:
+            _, writer = await asyncio.open_connection(HOST, served.address.port)
+            writer.write(opening)
+            await counted(served.listener, key)
+            writer.close()
+
+    async def test_a_client_that_leaves_in_the_handshake(self, node: Node) -> None:
+        async with listening(node) as served:
+            _, writer = await asyncio.open_connection(HOST, served.address.port)
+            writer.write(b"\x16\x03\x01")
+            writer.close()
+            await counted(served.listener, "tls.handshake")
+
+    @pytest.mark.parametrize("opening", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["silent", "slow"])
+    async def test_a_handshake_that_does_not_end(self, node: Node, opening: bytes) -> None:
+        async with listening(node, limits=QUICK) as served:
+            reader, writer = await asyncio.open_connection(HOST, served.address.port)
+            writer.write(opening)
+            assert await reader.read() == b""
+            writer.close()
+            await counted(served.listener, "tls.handshake_timeout")
+
+    async def test_a_session_of_another_key_by_a_full_handshake(self, node: Node, tmp_path: Path) -> None:
+        """A session made with a permitted key does not let in the key that offers it later."""
+        context = Manners(MLDSA).context(tmp_path)
+        sessions: list[SSL.Session] = []
+
+        async def lend(end: RawTls) -> None:
+            await end.send(b"x")
+            await end.receive()
+
+        async with (
+            raw_server(Manners(ECDSA).context(tmp_path), lend) as address,
+            raw_client(context, address) as client,
+        ):
+            await client.handshake()
+            await client.receive()
+            session = client.connection.get_session()
+            assert session is not None
+            sessions.append(session)
+        async with (
+            listening(node) as served,
+            raw_client(context, served.address) as client,
+        ):
+            client.connection.set_session(sessions[0])
+            await client.handshake()
+            assert openssl.SSL_session_reused(client.connection._ssl) == 0
+            await client.send(UPGRADE)
+            assert b"tls.peer_unknown" in await client.receive_all()
+            await counted(served.listener, "tls.peer_unknown")
+
+    async def test_and_gives_no_ticket_to_resume_with(self, node: Node, friend: Node, tmp_path: Path) -> None:
+        context = Manners(friend.key()).context(tmp_path)
+        sessions: list[SSL.Session] = []
+        async with listening(node) as served:
+            for _ in range(2):
+                async with raw_client(context, served.address) as client:
+                    if sessions:
+                        client.connection.set_session(sessions[0])
+                    await client.handshake()
+                    await client.send(UPGRADE)
+                    assert b"101 Switching Protocols" in await client.receive()
+                    assert openssl.SSL_session_reused(client.connection._ssl) == 0
+                    session = client.connection.get_session()
+                    assert session is not None
+                    sessions.append(session)
+
+    async def test_more_connections_than_it_has_places(self, node: Node, friend: Node, tmp_path: Path) -> None:
+        other = await asyncio.to_thread(make_node, tmp_path, "other")
+        async with listening(node, limits=Limits(connections=2)) as served:
+            streams = [await friend.dialler().open(served.address, node.id) for _ in range(2)]
+            refusal = await refusal_of(other, served.address, node.id)
+            assert (refusal.key, refusal.detail["reason"]) == ("tls.peer_busy", "tls.busy")
+            await streams.pop().close()
+            await until(lambda: served.listener.connections().total() == 1)
+            streams.append(await other.dialler().open(served.address, node.id))
+            await counted(served.listener, "tls.busy")
+            for stream in streams:
+                await stream.close()
+
+    async def test_more_connections_of_one_peer_than_it_may_have(self, node: Node, friend: Node) -> None:
+        async with listening(node, limits=Limits(connections_per_peer=2)) as served:
+            streams = [await friend.dialler().open(served.address, node.id) for _ in range(2)]
+            refusal = await refusal_of(friend, served.address, node.id)
+            assert (refusal.key, refusal.detail["reason"]) == ("tls.peer_busy", "tls.busy_peer")
+            assert served.listener.connections() == {friend.id: 2}
+            await counted(served.listener, "tls.busy_peer")
+            for stream in streams:
+                await stream.close()
+
+    async def test_the_oldest_of_300_half_open_connections_and_serves_a_member(self, node: Node, friend: Node) -> None:
+        limits = Limits()
+        async with listening(node, limits=limits) as served:
+            idle = [await asyncio.open_connection(HOST, served.address.port) for _ in range(300)]
+            await counted(served.listener, "tls.half_open", 300 - limits.half_open)
+            stream = await friend.dialler().open(served.address, node.id)
+            await stream.send(b"still here")
+            assert await stream.receive() == b"still here"
+            await stream.close()
+            for _, writer in idle:
+                writer.close()
+
+
+class TestTheDiallerRefuses:
+    @pytest.mark.parametrize("name", BAD_TLS)
+    async def test_bad_tls(self, node: Node, tmp_path: Path, name: str) -> None:
+        manners, key = BAD_TLS[name]
+        async with raw_server(manners.context(tmp_path), never) as address:
+            assert (await refusal_of(node, address)).key == key
+
+    @pytest.mark.parametrize("name", BAD_CERTIFICATES)
+    async def test_a_bad_certificate_without_sending_a_byte(self, node: Node, tmp_path: Path, name: str) -> None:
+        manners, key = BAD_CERTIFICATES[name]
+        got: list[bytes] = []
+
+        async def collect(end: RawTls) -> None:
+            got.append(await end.receive())
+
+        async with raw_server(manners.context(tmp_path), collect) as address:
+            assert (await refusal_of(node, address)).key == key
+        assert b"".join(got) == b""
+
+    async def test_another_key_than_expected_even_if_permitted(self, node: Node, friend: Node) -> None:
+        async with listening(friend) as served:
+            refusal = await refusal_of(node, served.address, expected=bytes(32))
+            assert refusal.key == "tls.peer_key"
+            assert await is_reachable(node, served.address, expected=friend.id)
+            assert await is_reachable(node, served.address, expected=None)
+
+    async def test_a_server_that_speaks_first_and_plainly(self, node: Node) -> None:
+        async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+            await reader.read()
+
+        async with plain_server(greet) as address:
+            assert (await refusal_of(node, address)).key == "tls.plain"
+
+    async def test_a_server_that_says_nothing(self, node: Node) -> None:
+        async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.read(65536):
+                pass
+
+        async with plain_server(wait) as address:
+            assert (await refusal_of(node, address)).key == "tls.handshake_timeout"
+
+    async def test_a_server_that_hangs_up(self, node: Node) -> None:
+        async with plain_server(ignore) as address:
+            assert (await refusal_of(node, address)).key == "tls.unreachable"
+
+    async def test_an_address_where_nobody_listens(self, node: Node) -> None:
+        async with plain_server(ignore) as address:
+            pass
+        refusal = await refusal_of(node, address)
+        assert (refusal.key, refusal.detail["address"]) == ("tls.unreachable", str(address))
+
+    @pytest.mark.parametrize(
+        "answer, reason",
+        [
+            (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n", "HTTP status 302"),
+            (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "HTTP status 404"),
+            (b"HTTP/1.1 403 No\r\nX0t-Refusal: tls.peer_unknown\r\nContent-Length: 0\r\n\r\n", "tls.peer_unknown"),
+        ],
+    )
+    async def test_an_answer_that_is_no_stream(
+        self, node: Node, friend: Node, tmp_path: Path, answer: bytes, reason: str
+    ) -> None:
+        async def say(end: RawTls) -> None:
+            await end.receive()
+            await end.send(answer)
+            await end.receive()
+
+        async with raw_server(Manners(friend.key()).context(tmp_path), say) as address:
+            refusal = await refusal_of(node, address, friend.id)
+        assert (refusal.key, refusal.detail["reason"]) == ("tls.refused", reason)
+
+    async def test_to_misunderstand_the_refusal_of_a_node(self, node: Node, friend: Node) -> None:
+        """What the other side counts is what the dialler learns."""
+        friend.strangers.add(node.id)
+        async with listening(friend) as served:
+            refusal = await refusal_of(node, served.address, friend.id)
+            await counted(served.listener, "tls.peer_unknown")
+        assert (refusal.key, refusal.detail["reason"]) == ("tls.refused", "tls.peer_unknown")
+
+
+async def never(_: RawTls) -> None:
+    raise AssertionError("the handshake ended well")
+
+
+async def ignore(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    return
+
+
+async def is_reachable(node: Node, address: Address, expected: bytes | None) -> bool:
+    stream = await node.dialler().open(address, expected)
+    await stream.send(b"?")
+    answer = await stream.receive()
+    await stream.close()
+    return answer == b"?"
