@@ -23,4 +23,4 @@ def thaw(session: Session, node: str, keep: str, reason: str, sure: bool) -> Non
     """Let NODE write again after a fork; the other branches lose their effect for good."""
     confirm(f"Keep {keep} of {node} and give up its other branches?", sure=sure)
     receipt = session.client.send("POST", "/thaws", ThawAsk(node=node, keep=keep, reason=reason), Receipt)
-    session.out.done(receipt, f"Decided: {receipt.batch}")
+    session.out.receipt(receipt, "Decided")

@@ -95,6 +95,7 @@ class Client:
         try:
             connection.connect()
         except OSError as err:
+            connection.close()
             raise error("control.daemon_down", path=self._path, reason=err.strerror or str(err)) from err
         try:
             connection.request(

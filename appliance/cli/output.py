@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from appliance.core.records import Progress
+from appliance.core.records import Progress, Receipt
 
 Cell = str | int | bool | tuple[str, ...]
 
@@ -55,6 +55,12 @@ class Output:
             self.json(record)
         else:
             self.talk(text)
+
+    def receipt(self, receipt: Receipt, done: str) -> None:
+        """A batch that was written, with a warning where an entry has no effect."""
+        self.done(receipt, f"{done}: {receipt.batch}")
+        if reasons := sorted({reason for reason in receipt.effects if reason}):
+            self.talk(f"Warning: it has no effect here ({', '.join(reasons)}); see x0t replica no-effect.")
 
     def text(self, text: str) -> None:
         """A line of data."""

@@ -148,7 +148,7 @@ def rebuild(session: Session, offline: bool, data_dir: Path | None, sure: bool) 
     with session.out.progress() as show_progress:
         result = session.client.work("/replica/rebuild", None, Rebuilt, show_progress)
     same = result.before == result.after
-    batches, before, after = ("batches", result.batches), ("digest before", result.before), ("digest after", result.after)
+    batches, before, after = ("batches", result.batches), ("before", result.before), ("after", result.after)
     session.out.record(result, [batches, before, after, ("equal", same)])
     if not same:
         raise error("replica.corrupt", what="read model", reason="the rebuild gave another digest")
@@ -177,7 +177,7 @@ def checkpoint(session: Session, sure: bool) -> None:  # noqa: FBT001
     """Close the epoch: what is unseen here and older loses its effect. Needs the role owner."""
     confirm("Close the epoch? Batches that this node has not seen and that are older will have no effect.", sure=sure)
     receipt = session.client.send("POST", "/replica/checkpoints", None, Receipt)
-    session.out.done(receipt, f"Checkpoint: {receipt.batch}")
+    session.out.receipt(receipt, "The epoch is closed")
 
 
 @replica.command(epilog="Example: x0t replica archive 2026.x0t --yes")

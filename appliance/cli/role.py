@@ -10,8 +10,6 @@ from appliance.cli.session import Session, confirm, with_session, yes_option
 from appliance.core import units
 from appliance.core.records import Grant, GrantAsk, Receipt, RevokeAsk
 
-_ROLES = "owner, admin, approver, operator, billing, auditor, member"
-
 
 @click.group()
 def role() -> None:
@@ -39,7 +37,7 @@ def grant(  # noqa: PLR0913 - one parameter for each option
         lifetime_ms=units.parse_duration_ms(expires) if expires else None,
     )
     receipt = session.client.send("POST", "/grants", ask, Receipt)
-    _say(session, receipt, f"Granted {', '.join(roles)}")
+    session.out.receipt(receipt, f"Granted {', '.join(roles)}")
 
 
 @role.command(epilog="Example: x0t role revoke node1... operator --reason 'stolen'")
@@ -52,7 +50,7 @@ def revoke(session: Session, node: str, roles: tuple[str, ...], reason: str, sur
     """Take ROLEs from NODE; without ROLE, all of them. What it wrote unseen by us loses its effect."""
     confirm(f"Revoke {', '.join(roles) or 'every role'} of {node}?", sure=sure)
     receipt = session.client.send("POST", "/revocations", RevokeAsk(node=node, roles=roles, reason=reason), Receipt)
-    _say(session, receipt, f"Revoked {', '.join(roles) or 'every role'}")
+    session.out.receipt(receipt, f"Revoked {', '.join(roles) or 'every role'}")
 
 
 @role.command("list", epilog="Example: x0t role list --json")
@@ -62,10 +60,3 @@ def list_(session: Session) -> None:
     grants = session.client.get("/grants", tuple[Grant, ...])
     rows = [(g.node, g.roles, g.scope, g.delegate, g.not_after, g.effect or "in force") for g in grants]
     session.out.table(grants, ("NODE", "ROLES", "SCOPE", "DELEGATE", "UNTIL", "STATE"), rows, "There are no grants.")
-
-
-def _say(session: Session, receipt: Receipt, done: str) -> None:
-    refused = [reason for reason in receipt.effects if reason]
-    session.out.done(receipt, f"{done}: {receipt.batch}")
-    if refused:
-        session.out.talk(f"Warning: it has no effect ({', '.join(refused)}); see x0t replica no-effect.")

@@ -23,9 +23,7 @@ def set_(session: Session, node: str, tags: tuple[str, ...], remove: tuple[str, 
     if not tags and not remove:
         raise click.UsageError("Name a tag to give, or one to --remove.")
     receipt = session.client.send("PATCH", f"/nodes/{node}/tags", TagsAsk(add=tags, remove=remove), Receipt)
-    session.out.done(receipt, f"The tags are set: {receipt.batch}")
-    if any(receipt.effects):
-        session.out.talk(f"Warning: it has no effect ({', '.join(filter(None, receipt.effects))}).")
+    session.out.receipt(receipt, "The tags are set")
 
 
 @tag.command("list", epilog="Example: x0t tag list --json")

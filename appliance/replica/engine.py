@@ -51,6 +51,8 @@ class Taken(msgspec.Struct, frozen=True):
     admitted: tuple[Admitted, ...]
     refused: tuple[tuple[bytes | None, str], ...]
     known: int
+    parked: int = 0  # of those that were given
+    wanted: tuple[bytes, ...] = ()  # what these wait for
 
 
 class Folded(NamedTuple):
@@ -149,6 +151,7 @@ class Engine:
         admitted: list[Admitted] = []
         refused: list[tuple[bytes | None, str]] = []
         known = 0
+        parked: list[bytes] = []
         for signed, verified in batches:
             queue = [(signed, verified)]
             while queue:
@@ -164,7 +167,15 @@ class Engine:
                     queue.extend((waiting, False) for waiting in self.parking.arrived(outcome.meta.hash))
                 elif outcome is None:
                     known += 1
-        return Taken(admitted=tuple(admitted), refused=tuple(refused), known=known)
+                else:
+                    parked.append(batch.hash)
+        return Taken(
+            admitted=tuple(admitted),
+            refused=tuple(refused),
+            known=known,
+            parked=len(parked),
+            wanted=self.parking.wanted(digest for digest in parked if digest in self.parking),
+        )
 
     def _take_one(self, signed: SignedBatch, now_ms: int, *, verified: bool) -> Admitted | Missing | None:
         if self.intake.known(signed):

@@ -18,6 +18,7 @@ from appliance.replica.marks import Mark
 from appliance.trust.grants import Grant, Role, grant_id, narrows, open_grant, peek_grant
 
 Lookup = Callable[[bytes], Meta | None]
+OPENED = GrantEntry(grant=b"")
 STRONG = frozenset({Role.OWNER, Role.ADMIN})  # only an owner takes these away
 
 
@@ -68,6 +69,7 @@ class Marker:
     def _mark_grant(self, mark: Mark, body: GrantEntry) -> None:
         grant = self._open(mark.meta, body.grant)
         mark.grant, mark.grant_id = grant, grant_id(body.grant)
+        mark.body = OPENED  # the signed form is 5 KiB and stays in the log
         if grant.issuer == self._mesh:
             mark.root = True
             return

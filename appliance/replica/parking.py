@@ -5,6 +5,8 @@ What does not fit is not an error for ever: the peer still has it, and sync brin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from appliance.core.errors import error
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.batch import SignedBatch
@@ -21,6 +23,9 @@ class Parking:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._waiting
 
     def park(self, signed: SignedBatch, missing: tuple[bytes, ...]) -> None:
         """Keep a batch until these have arrived. Raises `replica.parked_full`."""
@@ -50,6 +55,18 @@ class Parking:
         """True if a parked batch waits for this one."""
         return digest in self._by_missing
 
-    def wanted(self) -> tuple[bytes, ...]:
-        """Hashes to ask for: missing, and not parked themselves."""
-        return tuple(sorted(digest for digest in self._by_missing if digest not in self._waiting))
+    def wanted(self, parked: Iterable[bytes]) -> tuple[bytes, ...]:
+        """Hashes to ask for on behalf of these: missing, directly or through others that are parked."""
+        wanted: set[bytes] = set()
+        seen: set[bytes] = set()
+        trail = list(parked)
+        while trail:
+            digest = trail.pop()
+            if digest in seen:
+                continue
+            seen.add(digest)
+            if digest in self._waiting:
+                trail.extend(self._waiting[digest][1])
+            else:
+                wanted.add(digest)
+        return tuple(sorted(wanted))

@@ -17,7 +17,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Received(msgspec.Struct, frozen=True):
-    """What became of batches from a peer. `wanted` are unknown parents to ask for."""
+    """What became of just these batches from a peer: `wanted` are the unknown parents of those that were parked."""
 
     new: tuple[bytes, ...]
     refused: tuple[tuple[bytes | None, str], ...]

@@ -94,6 +94,7 @@ class Replica:
         self._verify = verify
         self._queue: deque[_Request[object]] = deque()
         self._wake = threading.Condition()
+        self._in_work: set[_Request[object]] = set()
         self._pumping = False
         self._closing = False
         self._failed: X0tError | None = None
@@ -142,11 +143,12 @@ class Replica:
         checked, refused = await self._loop.run_in_executor(self._checker, self._check, blobs)
         taken = await self._ask(self._request(lambda: self.engine.take(checked, self._me.now_ms())))
         self.engine.refused.update(key for _, key in refused)
+        given = {signed.hash for signed, _ in checked}  # not those of others that had waited for them
         return Received(
-            new=tuple(item.meta.hash for item in taken.admitted),
-            refused=(*refused, *taken.refused),
-            parked=len(self.engine.parking),
-            wanted=self.engine.parking.wanted(),
+            new=tuple(item.meta.hash for item in taken.admitted if item.meta.hash in given),
+            refused=(*refused, *(refusal for refusal in taken.refused if refusal[0] in given)),
+            parked=taken.parked,
+            wanted=taken.wanted,
         )
 
     async def run(self, work: Callable[[Engine], T]) -> T:
@@ -246,6 +248,7 @@ class Replica:
                 group.append(self._queue.popleft())
                 if group[-1].alone:
                     break
+            self._in_work.update(group)
             return group
 
     def _committed(self, group: list[_Request[object]]) -> list[_Request[object]]:
@@ -283,6 +286,7 @@ class Replica:
 
     def _resolve(self, requests: list[_Request[object]]) -> None:
         if requests:
+            self._in_work.difference_update(requests)
             self._loop.call_soon_threadsafe(_resolve_all, requests)
 
     def _pumped(self, pump: asyncio.Future[None]) -> None:
@@ -291,8 +295,9 @@ class Replica:
         if fault is not None:
             self._failed = error("replica.corrupt", path="engine", reason=repr(fault))
             with self._wake:
-                left, self._pumping = list(self._queue), False
+                left, self._pumping = [*self._in_work, *self._queue], False
                 self._queue.clear()
+                self._in_work.clear()
             for request in left:
                 request.outcome = self._failed
             _resolve_all(left)

@@ -28,9 +28,7 @@ class Descriptor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     version: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
     mesh: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-    authority_key: Annotated[
-        bytes, msgspec.Meta(min_length=1952, max_length=1952)
-    ]  # ML-DSA-65, FIPS 204 table 2
+    authority_key: Annotated[bytes, msgspec.Meta(min_length=1952, max_length=1952)]  # ML-DSA-65, FIPS 204 table 2
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     created_ms: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 

@@ -53,9 +53,7 @@ class RoleRoutes:
     async def revoke(self, request: web.Request) -> web.StreamResponse:
         """Take roles from a node."""
         ask = await read(request, RevokeAsk)
-        made = await self._node.mesh.operations.revoke(
-            NodeId.parse(ask.node).raw, roles_of(ask.roles), ask.reason
-        )
+        made = await self._node.mesh.operations.revoke(NodeId.parse(ask.node).raw, roles_of(ask.roles), ask.reason)
         return reply(show.receipt(made), 201, f"/v1/replica/batches/{BatchHash(made.hash)}")
 
     async def thaw(self, request: web.Request) -> web.StreamResponse:

@@ -143,7 +143,7 @@ REFUSED = [
     ("an actor that is not used", RawChange(actor=A, others=[B], columns=raw().columns).chunk(), "change.canonical"),
     ("more columns than there are", RawChange(columns=[(n, b"\1") for n in range(9)]).chunk(), "change.schema"),
     ("an object id", one(0x01, b"\x7f\0"), "change.schema"),
-    ("a mark", one(0xA5, b"\x7f\1m"), "change.schema"),
+    ("a mark", RawChange(columns=[(0xA5, b"\x7f\1m")]).chunk(), "change.schema"),
     ("an insertion", one(0x34, b"\0\1"), "change.canonical"),
     ("no operation count", one(0x34, b""), "change.canonical"),
     ("too many operations", one(0x34, uleb(2_001)), "change.bounds"),

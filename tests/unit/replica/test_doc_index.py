@@ -145,13 +145,14 @@ def test_undo_takes_back_one_change_after_another() -> None:
     index, base, left, right = two_islands()
     steps = [copy(index)]
     last = make(index, C, {"k": 5, "other": DELETE, "new": 1})
+    assert index.last_keys() == ("k", "new", "other")
     assert index.undo() == last.hash
     assert index.dump()[-100:] == steps[0].dump()[-100:]
     assert shown(index, "k") == [(3, B), (3, A)]
     index.admit(last, C)
     index.add(last)
     assert [index.undo() for _ in range(4)] == [last.hash, right.hash, left.hash, base.hash]
-    assert (index.heads(), shown(index, "k"), len(index)) == ((), [], 0)
+    assert (index.heads(), shown(index, "k"), len(index), index.last_keys()) == ((), [], 0, ())
     index.add(base)
     assert shown(index, "k") == [(1, A)]
     with pytest.raises(IndexError):

@@ -195,8 +195,11 @@ def test_undone_changes_are_gone_from_every_view_and_may_come_back() -> None:
     for chunk in chunks[2:]:
         document.apply(chunk, A)
     assert document.get("k") == 3
-    document.undo()
-    document.undo()
+    loaded = Document.load(document.dump())
+    for undone_twice in (loaded, document):
+        undone_twice.undo()
+        undone_twice.undo()
+    assert (loaded.items(), loaded.dump()) == (before.items(), before.dump())
     other = put(document, B, "k", "instead")
     assert (document.get("k"), document.heads()) == ("instead", (change_hash(other),))
 

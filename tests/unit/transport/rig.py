@@ -165,9 +165,15 @@ class RawTls:
         else:
             self.connection.set_connect_state()
         self.reader, self.writer = reader, writer
+        self.after_handshake = b""  # goes out with the last message of the handshake
 
     async def handshake(self) -> None:
-        await self._drive(self.connection.do_handshake)
+        def step() -> None:
+            self.connection.do_handshake()
+            if self.after_handshake:
+                self.connection.sendall(self.after_handshake)
+
+        await self._drive(step)
 
     async def send(self, data: bytes) -> None:
         self.connection.sendall(data)

@@ -1,0 +1,201 @@
+"""The commands against a socket that gives fixed answers: what is printed where, and with which exit code."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import resource
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from appliance.cli.main import NOUNS, run
+from appliance.core.errors import X0tError, error
+from appliance.core.records import Grant, Key, Link, Links, Rebuilt, Receipt
+
+KEY = Key(node="node1abc", public_key="ml-dsa-65 AAAA", kept="file")
+RECEIPT = Receipt(batch="batch1abc", seq=2, time="2026-01-01T00:00:00.000Z#0", effects=("",))
+GRANT = Grant("grant1a", "node1abc", "authority", ("owner",), (), 3, "2026", "2036", "")
+LINKS = Links(cut=False, links=(Link("node1abc", "h:1", "out", "up", "2026", ""),))
+
+ANSWERS: dict[tuple[str, str], object] = {
+    ("GET", "/v1/key"): KEY,
+    ("GET", "/v1/grants"): [GRANT],
+    ("GET", "/v1/links"): LINKS,
+    ("POST", "/v1/revocations"): RECEIPT,
+    ("POST", "/v1/thaws"): msgspec.structs.replace(RECEIPT, effects=("role",)),
+    ("GET", "/v1/replica/no-effect"): [],
+    ("GET", "/v1/mesh"): error("replica.no_mesh"),
+    ("POST", "/v1/mesh"): error("grant.role", role="owner"),
+    ("GET", "/v1/nodes"): {"type": "x", "key": "some.day", "detail": "Unheard of.", "hint": "Wait.", "exit_code": 5},
+}
+STREAMS: dict[str, list[object]] = {
+    "/v1/replica/rebuild": [
+        {"event": "progress", "stage": "reading", "done": 1, "total": 2},
+        {"event": "result", "result": Rebuilt(batches=2, before="aa", after="bb")},
+    ],
+    "/v1/replica/verify": [{"event": "progress", "stage": "reading", "done": 1, "total": 2}],
+    "/v1/replica/export": [{"event": "error", "problem": error("replica.disk_full").problem()}],
+}
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        length = int(self.headers.get("Content-Length", 0))
+        self.rfile.read(length)
+        answer = ANSWERS.get((self.command, path))
+        body = b"".join(msgspec.json.encode(line) + b"\n" for line in STREAMS.get(path, ()))
+        status = 200
+        if not body:
+            if isinstance(answer, X0tError):
+                answer = answer.problem()
+            body = msgspec.json.encode(answer)
+            status = 409 if isinstance(answer, dict) and "type" in answer else 200
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_PATCH = do_GET  # noqa: N815 - the names that http.server looks for
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def address_string(self) -> str:
+        return "unix"
+
+
+class _Server(socketserver.UnixStreamServer):
+    def get_request(self) -> tuple[object, tuple[str, int]]:  # type: ignore[override]
+        request, _ = super().get_request()
+        return request, ("unix", 0)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = str(tmp_path_factory.mktemp("x0t") / "sock")
+    with _Server(path, _Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield path
+        server.shutdown()
+        thread.join()
+
+
+def x0t(daemon: str, *arguments: str) -> int:
+    return run(["--socket", daemon, *arguments])
+
+
+def test_data_goes_to_standard_output_and_talk_to_standard_error(
+    daemon: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert x0t(daemon, "key", "show", "--export", str(tmp_path / "k")) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert str(tmp_path / "k") in shown.err
+    assert (tmp_path / "k").read_text() == "ml-dsa-65 AAAA\n"
+
+
+@pytest.mark.parametrize("command", [("key", "show"), ("role", "list"), ("link", "list"), ("replica", "no-effect")])
+def test_json_is_one_document_on_standard_output_and_nothing_else(
+    daemon: str, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    assert x0t(daemon, *command, "--json") == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    json.loads(shown.out)
+
+
+def test_a_table_has_a_head_and_whole_ids(daemon: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert x0t(daemon, "role", "list") == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["NODE", "ROLES", "SCOPE", "DELEGATE", "UNTIL", "STATE"]
+    assert row.split() == ["node1abc", "owner", "-", "3", "2036", "in", "force"]
+
+
+def test_an_empty_list_is_said_and_is_no_data(daemon: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert x0t(daemon, "replica", "no-effect") == 0
+    assert capsys.readouterr() == ("", "Everything has its effect.\n")
+
+
+@pytest.mark.parametrize(
+    "command,code,says",
+    [
+        (("mesh", "show"), 4, "x0t mesh create"),
+        (("replica", "export", "/tmp/x"), 5, "replica.disk_full"),
+        (("replica", "verify"), 5, "control.interrupted"),
+        (("replica", "rebuild", "--yes"), 6, "another digest"),
+        (("tag", "list"), 5, "Unheard of."),
+        (("tag", "set", "node1abc"), 2, "Name a tag"),
+        (("nonsense",), 2, "No such command"),
+        (("role", "grant"), 2, "Missing"),
+    ],
+)
+def test_an_error_is_a_message_a_hint_and_the_exit_code_of_its_family(
+    daemon: str, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], code: int, says: str
+) -> None:
+    assert x0t(daemon, *command) == code
+    shown = capsys.readouterr().err
+    assert says in shown
+    assert "Traceback" not in shown
+
+
+def test_without_a_daemon_the_socket_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert x0t(str(tmp_path / "none"), "replica", "status") == 5
+    assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_a_destructive_command_without_a_terminal_needs_yes(
+    daemon: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert x0t(daemon, "role", "revoke", "node1abc") == 130
+    assert x0t(daemon, "role", "revoke", "node1abc", "--yes") == 0
+    assert "Revoked every role" in capsys.readouterr().err
+
+
+def test_a_batch_without_effect_is_a_warning(daemon: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert x0t(daemon, "author", "thaw", "node1abc", "--keep", "batch1abc", "--yes") == 0
+    assert "Warning" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("noun", sorted(NOUNS))
+def test_every_command_explains_itself_with_an_example(noun: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import importlib
+
+    import click
+
+    group = getattr(importlib.import_module(f"appliance.cli.{NOUNS[noun][0]}"), noun)
+    assert isinstance(group, click.Group)
+    for verb in group.commands:
+        assert run([noun, verb, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert "Example: x0t" in shown, verb
+        assert "--json" in shown, verb
+
+
+def test_help_is_quick_because_nouns_load_when_used() -> None:
+    command = [sys.executable, "-c", "from appliance.cli.main import main; main(['--help'])"]
+
+    def took_s() -> float:
+        """Processor time: what else the machine does is not the command's fault."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(took_s() for _ in range(5)) < 0.15
+
+
+def test_help_loads_no_table_and_no_driver() -> None:
+    probe = "import sys; from appliance.cli.main import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
+    loaded = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True).stderr.split()
+    assert not {"rich", "http.client", "asyncio", "aiohttp", "cryptography", "apsw", "automerge"} & set(loaded)
