@@ -21,6 +21,7 @@ machine_needs=(
     "cargo-web: command -v cargo"     # fetches the source of liboqs; bookworm's plain cargo is too old for the registry
     "cmake: command -v cmake"         # builds it
     "gcc: command -v cc"
+    "git: command -v git"             # the shape tests ask it for the files of the project
     "libc6-dev: test -e /usr/include/stdio.h"
     "make: command -v make"
 )

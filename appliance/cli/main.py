@@ -22,6 +22,7 @@ NOUNS = {  # noun: (module, what it says of itself)
     "key": ("key", "This node's identity."),
     "link": ("link", "Links to peers; cut the node off and join it again."),
     "mesh": ("mesh", "Create, join and show the mesh."),
+    "node": ("node", "The nodes that the mesh knows, and their names."),
     "replica": ("replica", "The log, the read model, and what is in them."),
     "role": ("role", "Who may do what: grants and revocations."),
     "tag": ("tag", "Tags of nodes."),

@@ -22,20 +22,20 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # ---- what a command asks
 
 
-class MeshCreate(Record):
+class MeshCreate(Record, frozen=True):
     """Found a mesh on this node."""
 
     name: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
-class MeshJoin(Record):
+class MeshJoin(Record, frozen=True):
     """Take in the descriptor of a mesh, and the peers (host:port or nodeid@host:port) to meet it at."""
 
     descriptor: Annotated[str, Meta(max_length=65_536)]  # base64
     peers: Lines = ()
 
 
-class GrantAsk(Record):
+class GrantAsk(Record, frozen=True):
     """Bind roles to a key; without `lifetime_ms` the grant ends with the issuer's own."""
 
     roles: Lines
@@ -46,7 +46,7 @@ class GrantAsk(Record):
     lifetime_ms: Annotated[int, Meta(ge=1)] | None = None
 
 
-class RevokeAsk(Record):
+class RevokeAsk(Record, frozen=True):
     """Take roles from a node; none named takes all."""
 
     node: str
@@ -54,14 +54,20 @@ class RevokeAsk(Record):
     reason: Annotated[str, Meta(max_length=256)] = ""
 
 
-class TagsAsk(Record):
+class TagsAsk(Record, frozen=True):
     """Change the tags of a node."""
 
     add: Lines = ()
     remove: Lines = ()
 
 
-class ThawAsk(Record):
+class NameAsk(Record, frozen=True):
+    """The name of a node for people; empty takes it away."""
+
+    name: Annotated[str, Meta(max_length=64)]
+
+
+class ThawAsk(Record, frozen=True):
     """Decide on a frozen author: the branch that holds this batch counts again."""
 
     node: str
@@ -69,26 +75,26 @@ class ThawAsk(Record):
     reason: Annotated[str, Meta(max_length=256)] = ""
 
 
-class FileAsk(Record):
+class FileAsk(Record, frozen=True):
     """An absolute path that the daemon writes or reads."""
 
     path: Annotated[str, Meta(pattern="^/")]
 
 
-class LogAsk(Record):
+class LogAsk(Record, frozen=True):
     """Part of the log, newest first."""
 
     author: str = ""
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 50
 
 
-class LinkAsk(Record):
+class LinkAsk(Record, frozen=True):
     """All links, or those to one node."""
 
     node: str = ""
 
 
-class WatchAsk(Record):
+class WatchAsk(Record, frozen=True):
     """The watch stream: a line after each change, and one at least this often."""
 
     pulse_ms: Annotated[int, Meta(ge=50, le=60_000)] = 15_000
@@ -97,7 +103,7 @@ class WatchAsk(Record):
 # ---- what the daemon answers
 
 
-class Mesh(Record):
+class Mesh(Record, frozen=True):
     """The mesh of this node."""
 
     mesh: str
@@ -109,7 +115,7 @@ class Mesh(Record):
     warning: str = ""
 
 
-class Key(Record):
+class Key(Record, frozen=True):
     """This node's identity."""
 
     node: str
@@ -117,7 +123,7 @@ class Key(Record):
     kept: str  # where the private key is: "file"
 
 
-class Job(Record):
+class Job(Record, frozen=True):
     """A job of the supervisor."""
 
     name: str
@@ -127,7 +133,7 @@ class Job(Record):
     last_error: str
 
 
-class Status(Record):
+class Status(Record, frozen=True):
     """The daemon and its replica. `digest` is over the whole read model: equal on replicas with equal batches."""
 
     node: str
@@ -153,7 +159,7 @@ class Status(Record):
     jobs: tuple[Job, ...]
 
 
-class Batch(Record):
+class Batch(Record, frozen=True):
     """One line of the log."""
 
     batch: str
@@ -164,7 +170,7 @@ class Batch(Record):
     size_bytes: int
 
 
-class Entry(Record):
+class Entry(Record, frozen=True):
     """One entry of a batch. `effect` is empty if it has effect, else the reason why not."""
 
     kind: str
@@ -172,7 +178,7 @@ class Entry(Record):
     effect: str
 
 
-class BatchDetail(Record):
+class BatchDetail(Record, frozen=True):
     """A batch with all that it holds."""
 
     line: Batch
@@ -181,7 +187,7 @@ class BatchDetail(Record):
     entries: tuple[Entry, ...]
 
 
-class NoEffect(Record):
+class NoEffect(Record, frozen=True):
     """An entry that is kept and has no effect."""
 
     batch: str
@@ -194,7 +200,7 @@ class NoEffect(Record):
     explanation: str
 
 
-class Conflict(Record):
+class Conflict(Record, frozen=True):
     """What was written concurrently and does not agree: who won, over what, and why."""
 
     kind: str  # "value", "fork" or "revocation"
@@ -204,7 +210,7 @@ class Conflict(Record):
     reason: str
 
 
-class Grant(Record):
+class Grant(Record, frozen=True):
     """Roles bound to a key. `effect` is empty while it is in force."""
 
     grant: str
@@ -218,7 +224,7 @@ class Grant(Record):
     effect: str
 
 
-class Node(Record):
+class Node(Record, frozen=True):
     """A node that the mesh knows."""
 
     node: str
@@ -230,7 +236,7 @@ class Node(Record):
     member: bool
 
 
-class Link(Record):
+class Link(Record, frozen=True):
     """A peer, connected or wanted."""
 
     node: str
@@ -241,14 +247,14 @@ class Link(Record):
     note: str  # why it is not up
 
 
-class Links(Record):
+class Links(Record, frozen=True):
     """All links of this node."""
 
     cut: bool
     links: tuple[Link, ...]
 
 
-class Receipt(Record):
+class Receipt(Record, frozen=True):
     """A batch that is durable on this node; `effects` has "" or a reason for each entry."""
 
     batch: str
@@ -257,7 +263,7 @@ class Receipt(Record):
     effects: tuple[str, ...]
 
 
-class Verified(Record):
+class Verified(Record, frozen=True):
     """The outcome of reading a whole log or archive again: sound if there are no faults."""
 
     batches: int
@@ -266,7 +272,7 @@ class Verified(Record):
     faults: tuple[str, ...]
 
 
-class Rebuilt(Record):
+class Rebuilt(Record, frozen=True):
     """The outcome of a rebuild: the digest before and after, which must be equal."""
 
     batches: int
@@ -274,7 +280,7 @@ class Rebuilt(Record):
     after: str
 
 
-class Moved(Record):
+class Moved(Record, frozen=True):
     """Batches that went to a file or came from one."""
 
     path: str
@@ -283,7 +289,7 @@ class Moved(Record):
     size_bytes: int
 
 
-class Progress(Record, tag="progress", tag_field="event"):
+class Progress(Record, frozen=True, tag="progress", tag_field="event"):
     """A line of a stream while work goes on; `total` is 0 while it is not known."""
 
     stage: str
@@ -291,7 +297,7 @@ class Progress(Record, tag="progress", tag_field="event"):
     total: int
 
 
-class Watch(Record):
+class Watch(Record, frozen=True):
     """A line of the watch stream: the state after something changed."""
 
     digest: str

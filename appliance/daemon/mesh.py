@@ -22,7 +22,7 @@ from appliance.daemon.software import software
 from appliance.daemon.supervisor import Job
 from appliance.replica.batch import Sign
 from appliance.replica.operations import Operations
-from appliance.replica.queries import Queries
+from appliance.daemon.queries import Queries
 from appliance.replica.rows import NodeRow
 from appliance.replica.service import Replica
 from appliance.transport.listener import Listener

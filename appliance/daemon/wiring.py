@@ -23,7 +23,7 @@ from appliance.transport.certificates import Credentials
 from appliance.transport.dialler import Dialler
 from appliance.transport.listener import Listener
 from appliance.transport.stream import Stream
-from appliance.transport.wire import SYNC_PATH
+from appliance.transport.dialler import SYNC_PATH
 from appliance.trust.descriptor import Descriptor
 from appliance.trust.keys import NodeKey
 from appliance.trust.pqc import Provider, provider

@@ -103,6 +103,10 @@ class Machine:
         """SIGKILL: as a power cut, but for the page cache."""
         self.stop(signal.SIGKILL)
 
+    def release(self) -> None:
+        """Leave the daemon running when the rig ends; its lock file has its process id."""
+        self.process = None
+
     def rss_bytes(self) -> int:
         """Resident memory of the daemon."""
         assert self.process is not None

@@ -2,10 +2,10 @@
 
 A change fits if it is what an honest writer would have made: its actor's next one, after changes that are
 here, with the counter that follows from them, replacing exactly the values that they show for its keys (the
-64 highest if there are more). All this depends on the change and its past alone, so the order of arrival
-decides one thing only: of two changes with the same actor and number the first stays. The last change can
-be taken back. This module holds no values and never touches Automerge, which believes whatever a change
-says of its past.
+64 highest if there are more). All this depends on the change and its past alone. The order of arrival
+decides two things only: of changes with the same actor and number the first stays, and a full document takes
+no new key. The last change can be taken back. This module holds no values and never touches Automerge, which
+believes whatever a change says of its past.
 
 A row is a change, in order of arrival; an operation is `row << 16 | position`. Ancestry is a bit set of
 rows. A row that followed all heads at its arrival *covers* everything before it, which ends most searches

@@ -7,7 +7,7 @@ what became of it, because another replica may know better. Nothing here touches
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -16,6 +16,7 @@ from appliance.core.errors import error
 from appliance.core.ids import NodeId, node_id
 from appliance.replica.ancestry import Meta
 from appliance.replica.batch import Entry, Sign
+from appliance.replica.change_codec import Scalar
 from appliance.replica.documents import NODES
 from appliance.replica.engine import Engine
 from appliance.replica.entries import (
@@ -73,6 +74,10 @@ class Operations:
     async def set_tags(self, node: bytes, add: Sequence[str], remove: Sequence[str]) -> Receipt:
         """Change the tags of a node."""
         return await self._replica.edit(lambda engine, now_ms: [self._tags(engine, node, add, remove, now_ms)])
+
+    async def set_name(self, node: bytes, name: str) -> Receipt:
+        """Give a node the name by which people know it; empty takes it away."""
+        return await self._replica.edit(lambda engine, now_ms: [self._name(engine, node, name, now_ms)])
 
     async def thaw(self, author: bytes, keep: bytes, reason: str) -> Receipt:
         """Decide on a forked log: the branch that holds the batch `keep` counts again."""
@@ -156,6 +161,16 @@ class Operations:
             raise error("tags.unchanged", node=str(NodeId(node)))
         if len(held) + len(puts) - len(deletes) > engine.limits.tags_per_node:
             raise error("tags.limit", limit=engine.limits.tags_per_node)
+        return self._change(engine, puts, deletes, now_ms)
+
+    def _name(self, engine: Engine, node: bytes, name: str, now_ms: int) -> Entry:
+        key = f"{NodeId(node)}/name"
+        held = engine.documents.values(NODES, key).get(key)
+        if (held or "") == name:
+            raise error("tags.unchanged", node=str(NodeId(node)))
+        return self._change(engine, {key: name} if name else {}, [] if name else [key], now_ms)
+
+    def _change(self, engine: Engine, puts: Mapping[str, Scalar], deletes: Sequence[str], now_ms: int) -> Entry:
         chunk = engine.documents.edit(NODES, puts, deletes, self._replica.node, now_ms // 1000)
         body = ChangeEntry(document=NODES[0], epoch=NODES[1], chunk=chunk)
         engine.documents.scope(NODES, engine.documents.decode(body))

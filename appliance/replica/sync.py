@@ -63,6 +63,11 @@ class SyncSession:
         self._out.clear()
         return data
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How much `bytes_to_send` would return."""
+        return len(self._out)
+
     def stored(self, stored: Stored, now_ms: int) -> list[Event]:
         """Batches that came are durable, or refused: grants credit, asks for parents."""
         return self._run(now_ms, lambda: self._on_stored(stored))
@@ -290,4 +295,4 @@ class SyncSession:
     def _drop(self, err: X0tError) -> None:
         self._out.clear()  # whole frames only, and what was taken before was whole too
         self.close(err.key)
-        self._events.append(Drop(err.key, err.message))
+        self._events.append(Drop(err.key, err.detail))

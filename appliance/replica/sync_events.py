@@ -5,6 +5,7 @@ Events are all that a session wants done; it does nothing itself. Records only: 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -48,16 +49,19 @@ class InSync(msgspec.Struct, frozen=True):
 
 
 class PeerArchived(msgspec.Struct, frozen=True):
-    """What this replica lacks lies in the archive of an epoch: import it, for the peer cannot send it."""
+    """What this replica lacks lies in an archive: import it, for the peer cannot send it. Epoch 0: not known which."""
 
     epoch: int
 
 
 class Drop(msgspec.Struct, frozen=True):
-    """The session is over by the peer's fault: send what is left to send, close, and back off."""
+    """The session is over by the peer's fault: send what is left to send, close, and back off.
+
+    `error(key, **detail)` is its message.
+    """
 
     key: str
-    detail: str
+    detail: Mapping[str, str]
 
 
 class Closed(msgspec.Struct, frozen=True):

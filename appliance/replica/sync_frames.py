@@ -90,7 +90,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Archived(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
-    """Some of what is missing lies in the archive of this epoch and cannot be sent."""
+    """Some of what is missing lies in the archive of this epoch (0: not known which) and cannot be sent."""
 
     epoch: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 

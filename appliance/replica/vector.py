@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
+from itertools import pairwise
 from struct import Struct
 from typing import Final, TypeAlias
 
@@ -135,7 +136,7 @@ def unpack(packed: bytes) -> Iterator[Entry]:
         if not count or end > len(packed):
             raise ValueError("an entry has no heads, or they are cut short")
         heads = _unpack_heads(packed[at:end])
-        if author <= previous or any(a >= b for a, b in zip(heads, heads[1:], strict=False)):
+        if author <= previous or any(a >= b for a, b in pairwise(heads)):
             raise ValueError("entries are not in order")
         if not (heads[0][0] >= 1 and heads[-1][0] <= SEQ_MAX):
             raise ValueError("a seq is out of range")

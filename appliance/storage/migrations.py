@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import apsw
 
-from appliance.core.errors import error
+from appliance.core.errors import X0tError, error
 
 LOG: tuple[str, ...] = (
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-    CREATE TABLE batches (arrival INTEGER PRIMARY KEY, hash BLOB NOT NULL, blob BLOB);
+    CREATE TABLE batches (arrival INTEGER PRIMARY KEY, hash BLOB NOT NULL, blob BLOB, payload BLOB);
     """,
 )
 
@@ -78,17 +78,24 @@ def open_database(path: str, steps: Sequence[str], *, full: bool, vfs: str | Non
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA cache_size=-8192")  # KiB
         _migrate(connection, steps, path)
-    except (apsw.NotADBError, apsw.CorruptError) as err:
-        raise error("replica.corrupt", path=path, reason=str(err)) from err
-    except apsw.CantOpenError as err:
-        raise error("replica.read_only", path=path) from err
+    except apsw.Error as err:
+        raise storage_error(err, path) from err
     return connection
+
+
+def storage_error(err: apsw.Error, path: str) -> X0tError:
+    """The coded error for what SQLite reported."""
+    if isinstance(err, apsw.FullError):
+        return error("replica.disk_full", path=path)
+    if isinstance(err, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError | apsw.BusyError):
+        return error("replica.read_only", path=path, reason=str(err))
+    return error("replica.corrupt", what=path, reason=str(err))
 
 
 def _migrate(connection: apsw.Connection, steps: Sequence[str], path: str) -> None:
     version = connection.pragma("user_version")
     if not isinstance(version, int) or version > len(steps):
-        raise error("replica.corrupt", path=path, reason=f"schema {version} is newer than this software")
+        raise error("replica.corrupt", what=path, reason=f"schema {version} is newer than this software")
     for number, step in enumerate(steps[version:], start=version + 1):
         with connection:
             connection.execute(step)

@@ -7,7 +7,6 @@ the past takes back exactly what follows it: the journal is a snapshot at each b
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +14,10 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from appliance.replica.ancestry import Branch, Meta, Reach
-from appliance.replica.rows import DERIVED, TABLES, Row
-from appliance.replica.stores import START, Indexed, Position, Value
-from appliance.storage.log import storage_error
-from appliance.storage.migrations import VIEW, open_database
+from appliance.replica.rows import DERIVED, TABLES, DocumentRow, NoEffectRow, Row
+from appliance.replica.stores import START, Position, Value
+from appliance.storage.index import INDEX_TABLES, IndexStore
+from appliance.storage.migrations import VIEW, open_database, storage_error
 
 
 class _Table:
@@ -34,7 +32,8 @@ class _Table:
         self.select = f"SELECT {columns} FROM {row.TABLE} WHERE {where}"
         self.put = f"INSERT OR REPLACE INTO {row.TABLE} ({columns}) VALUES ({', '.join('?' * len(fields))})"
         self.delete = f"DELETE FROM {row.TABLE} WHERE {where}"
-        self.dump = f"SELECT {columns} FROM {row.TABLE} ORDER BY {', '.join(str(n + 1) for n in range(row.KEY))}"
+        self.all = f"SELECT {columns} FROM {row.TABLE}"
+        self.dump = f"{self.all} ORDER BY {', '.join(str(n + 1) for n in range(row.KEY))}"
         self.tuples = [
             number for number, name in enumerate(fields) if name in {"roles", "scope", "endpoints", "rivals"}
         ]
@@ -55,11 +54,16 @@ class _Table:
 _TABLES = {row.TABLE: _Table(row) for row in TABLES}
 
 
-class ViewStore:
+class ViewStore(IndexStore):
     """Index and rows. Writes happen inside `with view.transaction():`."""
 
-    def __init__(self, path: Path, *, vfs: str | None = None) -> None:
+    def __init__(self, path: Path, *, vfs: str | None = None, sole: bool = True) -> None:
+        """`sole`: nobody else has it open, so what a crash has left of a scratch view goes."""
         self.path = path
+        self._vfs = vfs
+        self._adopted = 0
+        if sole:
+            _discard(self._scratch_path)
         self._db = open_database(str(path), VIEW, full=False, vfs=vfs)
         self._place: Position = START
         self._step = 0
@@ -72,7 +76,7 @@ class ViewStore:
             with self._db:
                 yield
         except apsw.Error as err:
-            raise storage_error(err, self.path) from err
+            raise storage_error(err, str(self.path)) from err
         finally:
             self._journal = []
 
@@ -160,122 +164,74 @@ class ViewStore:
         """Number of rows of a table."""
         return int(self._db.execute(f"SELECT count(*) FROM {row.TABLE}").get)
 
-    def clear(self) -> None:
-        """Empty everything, before a rebuild."""
-        for name in (*_TABLES, "undo", "batches", "branches", "late", "meta"):
-            self._db.execute(f"DELETE FROM {name}")
+    def without_effect(self, limit: int) -> list[NoEffectRow]:
+        """Entries that are kept and have no effect, the last in the fold first."""
+        query = f"{_TABLES[NoEffectRow.TABLE].all} ORDER BY hlc DESC, batch DESC, entry LIMIT ?"
+        return [msgspec.convert(values, NoEffectRow) for values in self._db.execute(query, (limit,))]
 
-    # -- index of the log
+    def contested(self) -> list[DocumentRow]:
+        """Document keys whose value won over others, in key order."""
+        table = _TABLES[DocumentRow.TABLE]
+        query = f"{table.all} WHERE rivals != '[]' ORDER BY document, epoch, key"
+        return [row for v in self._db.execute(query) if isinstance(row := table.record(v), DocumentRow)]
 
-    def index(self, rows: Iterable[Indexed]) -> None:
-        """Add batches to the index."""
-        self._db.executemany(
-            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(a, m.hash, m.branch, m.seq, m.hlc, pack_reach(m.reach), int(m.mark)) for a, m in rows],
-        )
+    def changes(self) -> tuple[int, int]:
+        """Moves whenever something is written: what was computed from the rows holds while it stands still."""
+        return (self._adopted, self._db.total_changes())
 
-    def add_branches(self, rows: Iterable[tuple[int, Branch]]) -> None:
-        """Keep branches under their numbers."""
-        self._db.executemany(
-            "INSERT INTO branches VALUES (?, ?, ?, ?)", [(n, b.author, b.parent, b.from_seq) for n, b in rows]
-        )
+    def dump_all(self) -> Iterator[tuple[Value, ...]]:
+        """Index, journal and every table of the read model, row by row: equal for two views of one log."""
+        yield from self.dump_index()
+        for row in self._db.execute("SELECT * FROM undo ORDER BY hlc, hash, step"):
+            yield ("undo", *row)
+        for name, table in _TABLES.items():
+            for row in self._db.execute(table.dump):
+                yield (name, *row)
 
-    def branches(self) -> list[Branch]:
-        """All branches, by number."""
-        query = "SELECT author, parent, from_seq FROM branches ORDER BY number"
-        return [Branch(author=a, parent=p, from_seq=s) for a, p, s in self._db.execute(query)]
+    # -- other copies
 
-    def lookup(self, digest: bytes) -> Indexed | None:
-        """The index row of a batch by its hash."""
-        return next(self._select("WHERE batches.hash = ?", (digest,)), None)
+    @contextmanager
+    def scratch(self) -> Iterator[ViewStore]:
+        """An empty view beside this one, gone at the end; what a crash leaves of it goes at the next start."""
+        _discard(self._scratch_path)
+        other = ViewStore(self._scratch_path, vfs=self._vfs)
+        try:
+            other._db.execute("PRAGMA synchronous=OFF")
+            yield other
+        finally:
+            other.close()
+            _discard(self._scratch_path)
 
-    def heads(self) -> Iterator[Indexed]:
-        """The last batch of each branch."""
-        return self._select(
-            "WHERE batches.rowid IN (SELECT (SELECT b.rowid FROM batches b WHERE b.branch = branches.number "
-            "ORDER BY b.seq DESC LIMIT 1) FROM branches)",
-            (),
-        )
+    @contextmanager
+    def snapshot(self) -> Iterator[ViewStore]:
+        """This view as it is now, for reading while it changes."""
+        other = ViewStore(self.path, vfs=self._vfs, sole=False)
+        try:
+            other._db.execute("BEGIN")
+            other.size()  # a read transaction begins with its first read
+            yield other
+        finally:
+            other.close()
 
-    def marked(self) -> Iterator[Indexed]:
-        """Batches with authority entries, in order of arrival."""
-        return self._select("WHERE mark = 1 ORDER BY arrival", ())
+    def adopt(self, other: ViewStore) -> None:
+        """Become a copy of another view, in one transaction: at no moment is there half of it."""
+        try:
+            with self._db.backup("main", other._db, "main") as copying:
+                copying.step(-1)
+            self._adopted += 1
+        except apsw.Error as err:
+            raise storage_error(err, str(self.path)) from err
 
-    def from_position(self, position: Position, limit: int) -> list[Indexed]:
-        """Index rows at or after a place in the fold, in its order."""
-        return list(
-            self._select("WHERE (batches.hlc, batches.hash) >= (?, ?) ORDER BY hlc, hash LIMIT ?", (*position, limit))
-        )
-
-    def first_position(self, author: bytes, seq: int, after: Position) -> Position | None:
-        """Place of the author's first batch with at least this seq that lies after a place."""
-        return self._db.execute(
-            "SELECT hlc, hash FROM batches WHERE branch IN (SELECT number FROM branches WHERE author = ?) AND seq >= ? "
-            "AND (hlc, hash) > (?, ?) ORDER BY hlc, hash LIMIT 1",
-            (author, seq, *after),
-        ).fetchone()
-
-    def at_seq(self, author: bytes, seq: int) -> list[bytes]:
-        """Hashes of the author's batches with this seq, sorted: more than one where its log forks."""
-        query = (
-            "SELECT hash FROM batches WHERE branch IN (SELECT number FROM branches WHERE author = ?) AND seq = ? "
-            "ORDER BY hash"
-        )
-        return [digest for (digest,) in self._db.execute(query, (author, seq))]
-
-    def last_position(self) -> Position:
-        """Place of the last folded batch."""
-        found: Position | None = self._db.execute(
-            "SELECT hlc, hash FROM batches ORDER BY hlc DESC, hash DESC LIMIT 1"
-        ).fetchone()
-        return found or START
-
-    def last_arrival(self) -> int:
-        """Arrival number up to which the log was folded."""
-        return int(self._db.execute("SELECT coalesce(max(arrival), 0) FROM batches").get)
-
-    def late(self) -> list[tuple[bytes, bytes, int]]:
-        """(batch, checkpoint batch, entry) for each batch that came too late for an epoch."""
-        return list(self._db.execute("SELECT hash, checkpoint, entry FROM late"))
-
-    def add_late(self, rows: Iterable[tuple[bytes, bytes, int]]) -> None:
-        """Remember batches that came too late for an epoch."""
-        self._db.executemany("INSERT OR IGNORE INTO late VALUES (?, ?, ?)", rows)
-
-    def size(self) -> int:
-        """Number of indexed batches."""
-        return int(self._db.execute("SELECT count(*) FROM batches").get)
+    @property
+    def _scratch_path(self) -> Path:
+        return self.path.with_name(self.path.name + ".scratch")
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
 
-    def _select(self, where: str, bindings: Sequence[Value]) -> Iterator[Indexed]:
-        query = (
-            "SELECT arrival, hash, author, seq, hlc, branch, reach, mark FROM batches "
-            f"JOIN branches ON branches.number = batches.branch {where}"
-        )
-        for arrival, digest, author, seq, hlc, branch, reach, mark in self._db.execute(query, bindings):
-            yield Indexed(
-                arrival,
-                Meta(
-                    hash=digest,
-                    author=author,
-                    seq=seq,
-                    hlc=hlc,
-                    branch=branch,
-                    reach=unpack_reach(reach),
-                    mark=bool(mark),
-                ),
-            )
 
-
-def pack_reach(reach: Reach) -> bytes:
-    """Pairs (branch u32, seq u64), little-endian."""
-    return struct.pack("<" + "IQ" * len(reach), *(number for pair in reach for number in pair))
-
-
-def unpack_reach(blob: bytes) -> Reach:
-    """The inverse of `pack_reach`."""
-    flat = struct.unpack("<" + "IQ" * (len(blob) // 12), blob)
-    return tuple(zip(flat[::2], flat[1::2], strict=True))
+def _discard(path: Path) -> None:
+    """Remove a database that nobody has open, with its journals."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -21,8 +21,9 @@ from appliance.trust.grants import Grant, Role, grant_id, sign_grant
 from appliance.trust.pqc import Provider, SigningKey, provider
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "bench"
-START_MS = 1_764_000_000_000
+START_MS = 1_780_000_000_000  # a moment in the past of every clock that runs this
 YEAR_MS = 365 * 86_400_000
+VALID_MS = 30 * YEAR_MS
 GRANTS_A_BATCH = 6  # a grant is about 5.4 KiB; a batch holds at most 64 KiB
 
 
@@ -31,8 +32,10 @@ class Corpus(msgspec.Struct, frozen=True):
 
     mesh: bytes
     authority_key: bytes
+    authority_seed: bytes
     founder: bytes
     founder_seed: bytes
+    member_seed: bytes  # of the first member
     opening: tuple[bytes, ...]
     batches: tuple[bytes, ...]
 
@@ -43,7 +46,7 @@ class Corpus(msgspec.Struct, frozen=True):
 
 def corpus(members: int, batches: int) -> Corpus:
     """The corpus of this size, from the cache or made now."""
-    path = CACHE / f"corpus-2-{members}-{batches}.bin"
+    path = CACHE / f"corpus-3-{members}-{batches}.bin"
     if not path.exists():
         made = _Maker(members).make(batches)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +87,10 @@ class _Maker:
         return Corpus(
             mesh=self._mesh,
             authority_key=self._authority.public_key,
+            authority_seed=self._seed(b"authority"),
             founder=_id(self._founder),
             founder_seed=self._seed(b"founder"),
+            member_seed=self._seed(b"member 0"),
             opening=tuple(signed.blob for signed in opening),
             batches=tuple(signed.blob for signed in batches),
         )
@@ -119,7 +124,7 @@ class _Maker:
             scope=(),
             delegate=0 if parent else 3,
             not_before_ms=START_MS - 1000,
-            not_after_ms=START_MS + YEAR_MS,
+            not_after_ms=START_MS + VALID_MS,
             parent=parent,
             nonce=hashlib.sha256(_id(subject)).digest()[:16],
         )

@@ -1,21 +1,21 @@
 """A replica without signatures, disk or fold, and a link between two: what the sync protocol is tested on.
 
-A batch is an opaque blob of which the model knows author, seq, hash, predecessor, parents and HLC. It keeps the rules that
-sync relies on: predecessors and parents first, unknown ones parked and asked for, a batch known once. The link runs two
-sessions by hand, so a test sees each byte, event and moment.
+A batch is an opaque blob of which the model knows author, seq, hash, predecessor, parents and HLC. It keeps the rules
+that sync relies on: predecessors and parents first, unknown ones parked and asked for, a batch known once. The link
+runs two sessions by hand, so a test sees each byte, event and moment.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from hashlib import sha256
 
 import msgspec
 
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.sync import SyncSession
-from appliance.replica.sync_difference import Difference
 from appliance.replica.sync_events import (
     Closed,
     Cursor,
@@ -34,7 +34,6 @@ from appliance.replica.vector import Vector
 
 MESH = sha256(b"mesh").digest()
 CHANNEL = "control"
-MEAN_BYTES = 400
 
 
 def author_id(name: str | int) -> bytes:
@@ -77,7 +76,9 @@ class ModelReplica:
         self.committed: list[bytes] = []
         self._order: list[tuple[int, bytes]] | None = []
 
-    def write(self, author: bytes, *, prev: ModelBatch | None = None, filling: bytes = b"", join: bool = True) -> ModelBatch:
+    def write(
+        self, author: bytes, *, prev: ModelBatch | None = None, filling: bytes = b"", join: bool = True
+    ) -> ModelBatch:
         """The author's next batch, or one after `prev`; `join`: its parents are the newest batch of all."""
         if prev is None and (heads := self.vector.heads(author)):
             prev = self.batches[heads[-1][1]]
@@ -217,6 +218,10 @@ class Side:
             self._do(self.session.offer(fresh, self.now_ms))
         return bool(fresh)
 
+    @property
+    def has_work(self) -> bool:
+        return bool(self.events) or self._offered < len(self.replica.committed)
+
     def _handle(self, event: Event) -> None:
         match event:
             case Received(blobs):
@@ -287,8 +292,8 @@ class Link:
             moves: list[Callable[[], object]] = []
             for side, other in ((self.left, self.right), (self.right, self.left)):
                 if side.outbox:
-                    moves.append(lambda side=side, other=other: other.hear(_drain(side, dice.randint(1, 3000))))
-                if side.events or side.replica.committed[side._offered :]:
+                    moves.append(partial(_carry, side, other, dice.randint(1, 3000)))
+                if side.has_work:
                     moves.append(side.work)
             if not moves:
                 return
@@ -313,10 +318,11 @@ class Link:
         return busy
 
 
+def _carry(side: Side, other: Side, size: int) -> None:
+    other.hear(_drain(side, size))
+
+
 def _drain(side: Side, size: int | None = None) -> bytes:
     data = bytes(side.outbox[:size])
     del side.outbox[: len(data)]
     return data
-
-
-__all__ = ["CHANNEL", "MESH", "Difference", "Link", "ModelBatch", "ModelReplica", "Side", "author_id"]

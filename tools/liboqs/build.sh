@@ -3,7 +3,7 @@
 #
 #   tools/liboqs/build.sh [PREFIX]        default PREFIX: <repository>/.cache/liboqs
 #
-# Needs cargo (fetches the source, compiles nothing), cmake and a C compiler. Idempotent: nothing happens while the stamp
+# Needs cargo (fetches the source, compiles nothing), cmake, make and a C compiler. Idempotent: nothing happens while the stamp
 # beside the library matches the inputs. Talk goes to stderr. The work directory lies beside PREFIX and is always removed.
 set -eu
 
@@ -20,7 +20,7 @@ wanted=$(inputs)
 if up_to_date "$wanted"; then exit 0; fi
 
 for tool in cargo cmake cc sha256sum flock; do
-    command -v "$tool" >/dev/null || stop "$tool is missing (Debian packages: cargo cmake gcc coreutils util-linux)"
+    command -v "$tool" >/dev/null || stop "$tool is missing (Debian packages: cargo-web cmake make gcc coreutils util-linux)"
 done
 mkdir -p "$prefix"
 prefix=$(cd "$prefix" && pwd)

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from appliance.core.errors import error
 from appliance.core.ids import BatchHash, NodeId
-from appliance.core.records import GrantAsk, Node, RevokeAsk, TagsAsk, ThawAsk
+from appliance.core.records import GrantAsk, NameAsk, Node, RevokeAsk, TagsAsk, ThawAsk
 from appliance.daemon.control import show
 from appliance.daemon.control.reply import read, reply
 from appliance.daemon.node import Node as DaemonNode
@@ -89,11 +89,17 @@ class RoleRoutes:
         )
 
     async def tags(self, request: web.Request) -> web.StreamResponse:
-        """Give tags to a node or take them."""
+        """Give tags to a node or take them away."""
         ask = await read(request, TagsAsk)
         node = NodeId.parse(request.match_info["node"])
         made = await self._node.mesh.operations.set_tags(node.raw, ask.add, ask.remove)
         return reply(show.receipt(made))
+
+    async def name(self, request: web.Request) -> web.StreamResponse:
+        """Name a node."""
+        ask = await read(request, NameAsk)
+        node = NodeId.parse(request.match_info["node"])
+        return reply(show.receipt(await self._node.mesh.operations.set_name(node.raw, ask.name)))
 
 
 def roles_of(texts: tuple[str, ...]) -> tuple[Role, ...]:

@@ -40,6 +40,7 @@ def routes(node: Node) -> list[web.RouteDef]:
         web.post("/v1/thaws", roles.thaw),
         web.get("/v1/nodes", roles.nodes),
         web.patch("/v1/nodes/{node}/tags", roles.tags),
+        web.put("/v1/nodes/{node}/name", roles.name),
         web.get("/v1/links", links.show),
         web.post("/v1/links/cut", links.cut),
         web.post("/v1/links/restore", links.restore),

@@ -1,0 +1,156 @@
+"""The index of the log inside the view database: where each batch stands, its branch, and what lies in its past.
+
+Like the rows of the read model it can be made again from the log. Branch numbers and arrival numbers are this replica's
+own and never leave it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+
+import apsw
+
+from appliance.replica.ancestry import Branch, Meta, Reach
+from appliance.replica.stores import START, Indexed, Position, Value
+
+INDEX_TABLES = ("batches", "branches", "late")
+
+
+class IndexStore:
+    """Rows of the index. Writes happen inside the view's transaction."""
+
+    _db: apsw.Connection
+
+    def index(self, rows: Iterable[Indexed]) -> None:
+        """Add batches to the index."""
+        self._db.executemany(
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(a, m.hash, m.branch, m.seq, m.hlc, pack_reach(m.reach), int(m.mark)) for a, m in rows],
+        )
+
+    def add_branches(self, rows: Iterable[tuple[int, Branch]]) -> None:
+        """Keep branches under their numbers."""
+        self._db.executemany(
+            "INSERT INTO branches VALUES (?, ?, ?, ?)", [(n, b.author, b.parent, b.from_seq) for n, b in rows]
+        )
+
+    def branches(self) -> list[Branch]:
+        """All branches, by number."""
+        query = "SELECT author, parent, from_seq FROM branches ORDER BY number"
+        return [Branch(author=a, parent=p, from_seq=s) for a, p, s in self._db.execute(query)]
+
+    def lookup(self, digest: bytes) -> Indexed | None:
+        """The index row of a batch by its hash."""
+        return next(self._select("WHERE batches.hash = ?", (digest,)), None)
+
+    def between(self, low: bytes, high: bytes, limit: int) -> list[Indexed]:
+        """Index rows whose hash lies between two, both included."""
+        return list(self._select("WHERE batches.hash BETWEEN ? AND ? LIMIT ?", (low, high, limit)))
+
+    def heads(self) -> Iterator[Indexed]:
+        """The last batch of each branch."""
+        return self._select(
+            "WHERE batches.rowid IN (SELECT (SELECT b.rowid FROM batches b WHERE b.branch = branches.number "
+            "ORDER BY b.seq DESC LIMIT 1) FROM branches)",
+            (),
+        )
+
+    def marked(self) -> Iterator[Indexed]:
+        """Batches with authority entries, in order of arrival."""
+        return self._select("WHERE mark = 1 ORDER BY arrival", ())
+
+    def newest(self, author: bytes | None, before: int, limit: int) -> list[Indexed]:
+        """Index rows that arrived before an arrival number, the last first; of one author or (None) of all."""
+        if author is None:
+            return list(self._select("WHERE arrival < ? ORDER BY arrival DESC LIMIT ?", (before, limit)))
+        where = (
+            "WHERE batches.branch IN (SELECT number FROM branches WHERE author = ?) AND arrival < ? "
+            "ORDER BY arrival DESC LIMIT ?"
+        )
+        return list(self._select(where, (author, before, limit)))
+
+    def from_position(self, position: Position, limit: int) -> list[Indexed]:
+        """Index rows at or after a place in the fold, in its order."""
+        return list(
+            self._select("WHERE (batches.hlc, batches.hash) >= (?, ?) ORDER BY hlc, hash LIMIT ?", (*position, limit))
+        )
+
+    def first_position(self, author: bytes, seq: int, after: Position) -> Position | None:
+        """Place of the author's first batch with at least this seq that lies after a place."""
+        return self._db.execute(
+            "SELECT hlc, hash FROM batches WHERE branch IN (SELECT number FROM branches WHERE author = ?) AND seq >= ? "
+            "AND (hlc, hash) > (?, ?) ORDER BY hlc, hash LIMIT 1",
+            (author, seq, *after),
+        ).fetchone()
+
+    def at_seq(self, author: bytes, seq: int) -> list[bytes]:
+        """Hashes of the author's batches with this seq, sorted: more than one where its log forks."""
+        query = (
+            "SELECT hash FROM batches WHERE branch IN (SELECT number FROM branches WHERE author = ?) AND seq = ? "
+            "ORDER BY hash"
+        )
+        return [digest for (digest,) in self._db.execute(query, (author, seq))]
+
+    def last_position(self) -> Position:
+        """Place of the last folded batch."""
+        found: Position | None = self._db.execute(
+            "SELECT hlc, hash FROM batches ORDER BY hlc DESC, hash DESC LIMIT 1"
+        ).fetchone()
+        return found or START
+
+    def last_arrival(self) -> int:
+        """Arrival number up to which the log was folded."""
+        return int(self._db.execute("SELECT coalesce(max(arrival), 0) FROM batches").get)
+
+    def late(self) -> list[tuple[bytes, bytes, int]]:
+        """(batch, checkpoint batch, entry) for each batch that came too late for an epoch."""
+        return list(self._db.execute("SELECT hash, checkpoint, entry FROM late"))
+
+    def add_late(self, rows: Iterable[tuple[bytes, bytes, int]]) -> None:
+        """Remember batches that came too late for an epoch."""
+        self._db.executemany("INSERT OR IGNORE INTO late VALUES (?, ?, ?)", rows)
+
+    def size(self) -> int:
+        """Number of indexed batches."""
+        return int(self._db.execute("SELECT count(*) FROM batches").get)
+
+    def authors(self) -> int:
+        """Number of authors."""
+        return int(self._db.execute("SELECT count(DISTINCT author) FROM branches").get)
+
+    def dump_index(self) -> Iterator[tuple[Value, ...]]:
+        """Every row of the index, in one order: equal for two views of one log."""
+        for table in INDEX_TABLES:
+            for row in self._db.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3"):
+                yield (table, *row)
+
+    def _select(self, where: str, bindings: Sequence[Value]) -> Iterator[Indexed]:
+        query = (
+            "SELECT arrival, hash, author, seq, hlc, branch, reach, mark FROM batches "
+            f"JOIN branches ON branches.number = batches.branch {where}"
+        )
+        for arrival, digest, author, seq, hlc, branch, reach, mark in self._db.execute(query, bindings):
+            yield Indexed(
+                arrival,
+                Meta(
+                    hash=digest,
+                    author=author,
+                    seq=seq,
+                    hlc=hlc,
+                    branch=branch,
+                    reach=unpack_reach(reach),
+                    mark=bool(mark),
+                ),
+            )
+
+
+def pack_reach(reach: Reach) -> bytes:
+    """Pairs (branch u32, seq u64), little-endian."""
+    return struct.pack("<" + "IQ" * len(reach), *(number for pair in reach for number in pair))
+
+
+def unpack_reach(blob: bytes) -> Reach:
+    """The inverse of `pack_reach`."""
+    flat = struct.unpack("<" + "IQ" * (len(blob) // 12), blob)
+    return tuple(zip(flat[::2], flat[1::2], strict=True))
