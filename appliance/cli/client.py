@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TypeVar
 from urllib.parse import urlencode
 
@@ -68,7 +68,7 @@ class Client:
                 return msgspec.json.decode(end.result, type=schema)
         raise error("control.interrupted")
 
-    def lines(self, method: str, path: str, body: object = None) -> Iterator[bytes]:
+    def lines(self, method: str, path: str, body: object = None) -> Generator[bytes, None, None]:
         """The lines of a stream, until the daemon ends it."""
         connection, response = self._open(method, path, body, STREAM_SILENCE_S)
         try:

@@ -74,14 +74,14 @@ def log(session: Session, author: str, limit: int, follow: bool) -> None:  # noq
                 session.out.text(line.decode().rstrip())
             else:
                 seen = msgspec.json.decode(line, type=Watch)
-                session.out.text(f"digest {seen.digest}  batches {seen.batches:,}  links {seen.links_up}")
+                session.out.text(f"vector {seen.vector}  batches {seen.batches:,}  links {seen.links_up}")
 
 
-@replica.command(epilog="Example: x0t replica show batch1...")
+@replica.command(epilog="Example: x0t replica show batch1qf8l2")
 @click.argument("batch")
 @with_session
 def show(session: Session, batch: str) -> None:
-    """Show one BATCH with its entries and their effect."""
+    """Show one BATCH (its id, or enough of its beginning) with its entries and their effect."""
     b = session.client.get(f"/replica/batches/{batch}", BatchDetail)
     rows: list[tuple[str, str | int | bool | tuple[str, ...]]] = [
         ("batch", b.line.batch),

@@ -68,7 +68,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     handshake_s: int = 10  # seconds for a TLS handshake; measured 4.5 ms on loopback
     connections: int = 256  # connections in all
     connections_per_peer: int = 4  # connections of one peer key
-    half_open: int = 64  # connections whose peer is not known yet; the oldest makes room for the newest
+    half_open: int = 64  # connections whose peer is not known yet; one makes room for the newest
     refusal_s: int = 1  # seconds to tell a peer why it is refused, or to part from it
     heartbeat_s: int = 20  # seconds of silence before a ping; half as long again ends a stream
     peer_backoff_min_s: int = 1  # seconds before the first retry

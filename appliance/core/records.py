@@ -234,6 +234,7 @@ class Node(Record, frozen=True):
     endpoints: tuple[str, ...]
     software: str
     member: bool
+    frozen: bool
 
 
 class Link(Record, frozen=True):
@@ -298,8 +299,8 @@ class Progress(Record, frozen=True, tag="progress", tag_field="event"):
 
 
 class Watch(Record, frozen=True):
-    """A line of the watch stream: the state after something changed."""
+    """A line of the watch stream: the state after something changed. Equal vectors are equal batches."""
 
-    digest: str
+    vector: str
     batches: int
     links_up: int

@@ -27,6 +27,7 @@ CONTROL_DENIED = "control.denied"  # a process of another user knocked; uid, pid
 CONTROL_FAILED = "control.failed"  # an answer failed for a reason that is ours; request, path
 LISTENING = "listener.listening"  # peers may dial; address, port
 ANNOUNCED = "node.announced"  # the node told the mesh its name and endpoints; endpoints
+ANNOUNCE_REFUSED = "node.announce_refused"  # it may not announce itself now; error
 SYNC_IN_SYNC = "sync.in_sync"  # this replica and the peer's were equal a moment ago; peer, digest
 SYNC_ARCHIVED = "sync.archived"  # the peer holds older batches in an archive only: import it here; peer, epoch
 SYNC_IN_SYNC = "sync.in_sync"  # this node and a peer hold the same batches; peer, digest

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import structlog
 
@@ -20,27 +21,35 @@ from appliance.daemon.config import Config
 from appliance.daemon.links import Links, Target, parse_target
 from appliance.daemon.software import software
 from appliance.daemon.supervisor import Job
-from appliance.replica.batch import Sign
+from appliance.replica.batch import Sign, Verify
 from appliance.replica.operations import Operations
-from appliance.daemon.queries import Queries
+from appliance.replica.queries import Queries
 from appliance.replica.rows import NodeRow
 from appliance.replica.service import Replica
 from appliance.transport.listener import Listener
 from appliance.trust.descriptor import Descriptor
 
-ANNOUNCE_S = 10.0
+ANNOUNCE_S = 1.0  # between two looks at what we announced, and after a refusal
 PROBE_S = 5.0
 SETTLE_S = 0.05  # commits that come in a burst wake the rest once
+
+
+class Keys(NamedTuple):
+    """How this node signs, and how it checks what others signed."""
+
+    sign: Sign
+    check: Verify
 
 
 class FollowedMesh:
     """One mesh on this node while the daemon runs."""
 
-    def __init__(self, config: Config, descriptor: Descriptor, replica: Replica, sign: Sign) -> None:
+    def __init__(self, config: Config, descriptor: Descriptor, replica: Replica, key: Keys) -> None:
         self.config = config
         self.descriptor = descriptor
         self.replica = replica
-        self.operations = Operations(replica, sign)
+        self.operations = Operations(replica, key.sign)
+        self.check = key.check
         self.queries = Queries(replica)
         self.changes = Changes()
         self.port = 0  # the one that is bound
@@ -59,7 +68,7 @@ class FollowedMesh:
         jobs = [
             Job(name="links", run=self.links.run),
             Job(name="changes", run=self._follow_changes, critical=True),
-            Job(name="announce", run=self._announce, period_s=ANNOUNCE_S),
+            Job(name="announce", run=self._keep_announced),
             Job(name="replica", run=self._probe, period_s=PROBE_S, critical=True),
         ]
         if self.config.listen.address:
@@ -98,7 +107,7 @@ class FollowedMesh:
         reached = self.links.nodes_of(named) | {self.links.node}
         addresses = {target.address for target in named}
         found: list[Target] = []
-        for row in sorted(await self.nodes(), key=lambda row: row.node):
+        for row in sorted(await self.queries.nodes(), key=lambda row: row.node):
             if not row.endpoints or NodeId(row.node) in reached or not self.replica.permitted(row.node):
                 continue
             target = _target_of(row)
@@ -106,9 +115,9 @@ class FollowedMesh:
                 found.append(target)
         self.links.want([*named, *found[: self.config.sync.announced_peers]])
 
-    async def nodes(self) -> list[NodeRow]:
-        """What members said of themselves."""
-        return await self.queries.nodes()
+    async def size(self) -> int:
+        """Batches in the log."""
+        return await self.replica.run(lambda engine: engine.view.size())
 
     # -- jobs
 
@@ -138,12 +147,22 @@ class FollowedMesh:
                 while not commits.empty():
                     commits.get_nowait()
 
+    async def _keep_announced(self) -> None:
+        while True:
+            count = self.changes.count
+            try:
+                await self._announce()
+            except X0tError as err:
+                self._log.warning(events.ANNOUNCE_REFUSED, error=str(err))  # frozen, say
+            await self.changes.after(count)
+            await asyncio.sleep(ANNOUNCE_S)
+
     async def _announce(self) -> None:
         """Say our name and endpoints to the mesh once we may write and whenever they changed."""
         if not self.replica.permitted(self.replica.node):
             return
         wanted = (self.name(), self.config.node.endpoints, f"x0td {software()}")
-        known = next((row for row in await self.nodes() if row.node == self.replica.node), None)
+        known = next((row for row in await self.queries.nodes() if row.node == self.replica.node), None)
         if known is None or (known.name, known.endpoints, known.software) != wanted:
             await self.operations.announce(*wanted)
             self._log.info(events.ANNOUNCED, name=wanted[0], endpoints=wanted[1])

@@ -63,7 +63,7 @@ class SyncReplica(Protocol):
     async def batches_after(
         self, cursor: tuple[int, bytes], have: Callable[[bytes, int, bytes], bool], max_bytes: int
     ) -> LogPage:
-        """Batches after a place, parents first, skipping what the peer has; an empty blob is archived."""
+        """Batches after a place, parents first, skipping what the peer has and what was archived here."""
         ...
 
     async def batches(self, hashes: Sequence[bytes]) -> tuple[tuple[bytes, bytes | None], ...]:
@@ -205,9 +205,7 @@ class _Link:
             match await self._reads.get():
                 case NeedBatches(cursor, have, budget):
                     page = await self._replica.batches_after(cursor, have, budget)
-                    blobs = tuple(blob for blob in page.blobs if blob)
-                    epoch = None if len(blobs) == len(page.blobs) else 0
-                    answer = Page(blobs, page.cursor, page.done, epoch)
+                    answer = Page(page.blobs, page.cursor, page.done, page.archived_epoch)
                     self._do(self._session.supply(answer, self._clock()))
                 case NeedBlobs(hashes, depth, budget):
                     found = await self._find(hashes, depth, budget)

@@ -12,7 +12,7 @@ from appliance.daemon.control.routes import routes
 from appliance.daemon.control.server import ControlServer
 from appliance.daemon.links import Links, Target
 from appliance.daemon.membership import Membership
-from appliance.daemon.mesh import FollowedMesh
+from appliance.daemon.mesh import FollowedMesh, Keys
 from appliance.daemon.node import Node
 from appliance.daemon.sync_driver import SyncDriver
 from appliance.replica.engine import Engine, Identity
@@ -22,8 +22,7 @@ from appliance.storage.view import ViewStore
 from appliance.transport.certificates import Credentials
 from appliance.transport.dialler import Dialler
 from appliance.transport.listener import Listener
-from appliance.transport.stream import Stream
-from appliance.transport.dialler import SYNC_PATH
+from appliance.transport.stream import SYNC_PATH, Stream
 from appliance.trust.descriptor import Descriptor
 from appliance.trust.keys import NodeKey
 from appliance.trust.pqc import Provider, provider
@@ -51,7 +50,7 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
     engine = await asyncio.to_thread(_engine, directory, descriptor, by, config)
     replica = await Replica(engine, Writer(key.id.raw, key.sign, now_ms), by.mldsa_verify, limits).__aenter__()
     credentials = await asyncio.to_thread(Credentials, key.path, now_ms)
-    mesh = FollowedMesh(config, descriptor, replica, key.sign)
+    mesh = FollowedMesh(config, descriptor, replica, Keys(key.sign, by.mldsa_verify))
     dialler = Dialler(credentials, mesh.answers, limits)
     driver = SyncDriver(replica, limits)
 

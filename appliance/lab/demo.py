@@ -7,17 +7,24 @@ check with a name, and the exit code is 0 only if all of them held.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import shutil
+import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from appliance.core.errors import X0tError
+from appliance.core.limits import LIMITS
 from appliance.core.records import Batch, Conflict, Grant, Node, NoEffect
 from appliance.lab.rig import Machine, RigError, machines, wait_equal
+from appliance.transport.certificates import Credentials
+from appliance.transport.dialler import Address, Dialler
 from appliance.trust.keys import create_key, write_public_key
 
 NAMES = ("gateway", "press", "robot")
@@ -195,16 +202,19 @@ class Demo:
         logs = [m.client.get("/replica/batches", tuple[Batch, ...], limit=1000) for m in self.group]
         self.check("all three hold the same batches", len({frozenset(b.batch for b in log) for log in logs}) == 1)
 
-    def refused(self) -> dict[str, int]:
-        """Connections that were turned away while the daemons were cut apart."""
-        counts: dict[str, int] = {}
+    def refuse(self) -> dict[str, int]:
+        """Knock as those who must stay outside, and show what the daemons counted."""
+        self.step("Who is turned away at the door")
+        key = self.gateway.directory / "stranger.pem"
+        create_key(key)
+        said = asyncio.run(knock(key, Address("127.0.0.1", self.gateway.port)))
+        self.check("a node with a key of its own that nobody granted a role", said == "tls.peer_unknown")
+        self.check("a client that does not speak TLS", knock_plain(self.gateway.port) == "tls.plain")
+        counts: Counter[str] = Counter()
         for machine in self.group:
-            for key, count in machine.status().turned_away.items():
-                counts[key] = counts.get(key, 0) + count
-        self.step("Who was turned away at the door")
-        for key, count in sorted(counts.items()):
-            self.say(f"          {key}: {count}")
-        return counts
+            counts.update(machine.status().turned_away)
+        self.say("          counted by the three: " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
+        return dict(counts)
 
     def stop(self) -> None:
         """SIGTERM to all three."""
@@ -216,6 +226,25 @@ class Demo:
     def id(self, machine: Machine) -> str:
         """Node id of a machine."""
         return machine.key().node
+
+
+async def knock(key: Path, address: Address) -> str:
+    """Dial as the node of a key; returns what the other side says to it, or why this side left."""
+    credentials = Credentials(key, lambda: time.time_ns() // 1_000_000)
+    try:
+        stream = await Dialler(credentials, lambda _node: True, LIMITS).open(address)
+    except X0tError as err:
+        return err.detail.get("reason", err.key)
+    await stream.close()
+    return ""
+
+
+def knock_plain(port: int) -> str:
+    """Speak plain HTTP to the port; returns the key that comes back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = sock.recv(4096).decode("latin-1")
+    return next((line.split(": ")[1] for line in head.splitlines() if line.startswith("X0t-Refusal: ")), "")
 
 
 def shorten(text: str) -> str:
@@ -234,7 +263,7 @@ def run(directory: Path, *, as_json: bool, keep: bool) -> Result:
         demo.write_apart()
         digest = demo.join()
         conflicts, no_effect = demo.explain()
-        refused = demo.refused()
+        refused = demo.refuse()
         batches = group[0].status().batches
         memory = {machine.name: machine.rss_bytes() for machine in group}
         shown = ", ".join(f"{name} {size >> 20} MiB" for name, size in memory.items())
@@ -267,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     directory = Path(tempfile.mkdtemp(prefix="x0t-"))  # a short path: unix sockets allow 107 bytes
     try:
         result = run(directory, as_json=asked.json, keep=asked.keep)
-    except RigError as err:
+    except (RigError, X0tError) as err:
         sys.stderr.write(f"./run: {err}\n  What is left is in {directory}\n")
         return 1
     if asked.json:

@@ -201,14 +201,14 @@ def machines(directory: Path, names: Sequence[str]) -> Iterator[list[Machine]]:
 
 
 def wait_equal(group: Iterable[Machine], timeout_s: float = EQUAL_S, batches: int = 0) -> str:
-    """Wait until all show one digest (and at least so many batches); returns it."""
+    """Wait until all hold the same batches (and at least so many); returns the one digest that they then show."""
     members = list(group)
     end_s = time.monotonic() + timeout_s
-    first, *rest = members
-    for seen in first.watch():
-        others = [machine.status() for machine in rest]
-        if seen.batches >= batches and all(other.digest == seen.digest for other in others):
-            return seen.digest
+    for lines in zip(*(machine.watch() for machine in members), strict=False):
+        if lines[0].batches >= batches and len({line.vector for line in lines}) == 1:
+            digests = {machine.status().digest for machine in members}
+            if len(digests) == 1:
+                return digests.pop()
         if time.monotonic() > end_s:
             break
     shown = "\n".join(f"{m.name}: {m.status().batches} batches, {m.status().digest}\n{m.tail(5)}" for m in members)

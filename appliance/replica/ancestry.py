@@ -11,7 +11,8 @@ Branch numbers are local to a replica and never leave it. This module never deci
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -43,6 +44,14 @@ class Branch(msgspec.Struct, frozen=True, gc=False):
     from_seq: int
 
 
+class Fork(NamedTuple):
+    """Where a log goes on in more than one way: these branches differ at `seq`, `own` is the one in question."""
+
+    seq: int
+    own: int
+    branches: tuple[int, ...]
+
+
 class Ancestry:
     """Branches with their heads, and the questions of lineage and reach."""
 
@@ -50,6 +59,7 @@ class Ancestry:
         self.branches: list[Branch] = []
         self.heads: list[Meta | None] = []
         self._by_author: dict[bytes, tuple[int, ...]] = {}
+        self._begun: dict[int | bytes, dict[int, tuple[int, ...]]] = {}  # parent (or author) -> seq -> branches
         self._interned: dict[Reach, Reach] = {}
 
     def branches_of(self, author: bytes) -> tuple[int, ...]:
@@ -67,6 +77,8 @@ class Ancestry:
         self.branches.append(Branch(author=author, parent=parent, from_seq=from_seq))
         self.heads.append(None)
         self._by_author[author] = (*self._by_author.get(author, ()), number)
+        begun = self._begun.setdefault(author if parent is None else parent, {})
+        begun[from_seq] = (*begun.get(from_seq, ()), number)
         return number
 
     def place(self, author: bytes, seq: int, prev: Meta | None) -> tuple[int, bool]:
@@ -110,6 +122,21 @@ class Ancestry:
             if branch >= mark.branch:
                 return branch == mark.branch and seq >= mark.seq
         return False
+
+    def forks_before(self, meta: Meta) -> Iterator[Fork]:
+        """Where the author's log forked at or before a batch, on the way to it."""
+        last, below, current = meta.seq, None, meta.branch
+        while True:
+            branch = self.branches[current]
+            for seq, begun in self._begun.get(current, {}).items():
+                if seq <= last:
+                    yield Fork(seq, below if below in begun else current, (current, *begun))
+            if branch.parent is None:
+                break
+            last, below, current = branch.from_seq, current, branch.parent
+        firsts = self._begun[branch.author][1]
+        if len(firsts) > 1:
+            yield Fork(1, current, firsts)
 
     def branch_at(self, branch: int, seq: int) -> int | None:
         """The branch that holds `seq` on the lineage that ends in `branch`; None before a second first batch."""

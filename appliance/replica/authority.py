@@ -13,15 +13,15 @@ Pure: it keeps no clock and does no I/O; signatures are checked through the `ver
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from appliance.core.clock import hlc_ms
-from appliance.replica.ancestry import Ancestry, Meta
+from appliance.replica.ancestry import Ancestry, Fork, Meta
 from appliance.replica.circles import source_circles
 from appliance.replica.entries import CheckpointEntry, RevokeEntry, ThawEntry
-from appliance.replica.marks import Mark, Standing
+from appliance.replica.marks import Mark, Rank, Standing
 from appliance.trust.grants import Role, implied_roles
 
 IN, OUT, OPEN = Standing.IN, Standing.OUT, Standing.OPEN
@@ -38,15 +38,17 @@ class Span(msgspec.Struct, frozen=True):
 class Authority:
     """Marks with their standing, and the verdict on any entry."""
 
-    def __init__(self, ancestry: Ancestry) -> None:
+    def __init__(self, ancestry: Ancestry, batch_at: Callable[[int, int], Meta | None]) -> None:
+        """`batch_at(branch, seq)` is the index of the log."""
         self.ancestry = ancestry
+        self._batch_at = batch_at
         self.marks: list[Mark] = []  # in fold order
         self.by_batch: dict[bytes, list[Mark]] = {}
         self.grants: dict[bytes, list[Mark]] = {}  # by subject
         self.revocations: dict[bytes, list[Mark]] = {}  # by target
         self.thaws: dict[bytes, list[Mark]] = {}  # by frozen author
         self.checkpoints: list[Mark] = []
-        self.late: dict[bytes, tuple[Mark, Meta]] = {}  # by hash: batches whose epoch a checkpoint closed without them
+        self.late: dict[bytes, tuple[Meta, list[Mark]]] = {}  # by hash: batches, and checkpoints that left them out
         self._by_author: dict[bytes, list[Mark]] = {}
         self._forked: set[bytes] = set()
         self._unsettled = False
@@ -83,9 +85,8 @@ class Authority:
     def close_epoch(self, checkpoint: Mark, late: Iterable[Meta]) -> None:
         """These batches lie before the checkpoint's horizon but not in its past."""
         for meta in late:
-            if meta.hash not in self.late:
-                self.late[meta.hash] = (checkpoint, meta)
-                self._touched.append(Span(meta.author, meta.seq))
+            self.late.setdefault(meta.hash, (meta, []))[1].append(checkpoint)
+            self._touched.append(Span(meta.author, meta.seq))
         self._unsettled = True
 
     def note_late(self, meta: Meta) -> list[tuple[bytes, bytes, int]]:
@@ -93,10 +94,19 @@ class Authority:
         found: list[tuple[bytes, bytes, int]] = []
         for checkpoint in self.checkpoints:
             body = checkpoint.body
-            if isinstance(body, CheckpointEntry) and meta.hlc <= body.horizon and checkpoint.meta.hash != meta.hash:
+            sound = isinstance(body, CheckpointEntry) and checkpoint.void is None and checkpoint.meta.hash != meta.hash
+            if isinstance(body, CheckpointEntry) and sound and meta.hlc <= body.horizon:
                 self.close_epoch(checkpoint, [meta])
                 found.append((meta.hash, checkpoint.meta.hash, checkpoint.index))
         return found
+
+    def late_before(self, meta: Meta | None) -> set[bytes]:
+        """Batches that came late to a checkpoint in the past of this batch (None: to any checkpoint)."""
+        return {
+            digest
+            for digest, (_, checkpoints) in self.late.items()
+            if any(meta is None or self.ancestry.precedes(mark.meta, meta) for mark in checkpoints)
+        }
 
     def forked_authors(self) -> list[bytes]:
         """Authors whose log forked, sorted."""
@@ -105,11 +115,13 @@ class Authority:
     def settle(self) -> list[Span]:
         """Bring all standings up to date; returns what must be folded again."""
         if self._unsettled:
-            before = [(mark, mark.standing) for mark in self.marks]
+            before = [(mark, mark.standing, mark.reason) for mark in self.marks]
             self._settle_all()
-            for mark, standing in before:
+            for mark, standing, reason in before:
                 if mark.standing is not standing:
                     self._touched.extend(self._reach_of(mark, fresh=standing is OPEN))
+                elif mark.reason != reason:
+                    self._touched.append(Span(mark.meta.author, mark.meta.seq))
             self._unsettled = False
         touched, self._touched = self._touched, []
         return touched
@@ -122,17 +134,17 @@ class Authority:
             return "late"
         if self._frozen(meta, []) is IN:
             return "frozen"
-        reason = "role"
+        reasons = set()
         for grant in self.grants.get(meta.author, ()):
             if not self.entitles(grant, meta, need, scope):
                 continue
             if not self.in_time(grant, meta):
-                reason = "expired"
+                reasons.add("expired")
             elif grant.standing is OUT or self._voids(grant, meta, frozenset({need}), []) is IN:
-                reason = "revoked"
+                reasons.add("revoked")
             else:
                 return None
-        return reason
+        return next((reason for reason in ("revoked", "expired") if reason in reasons), "role")
 
     def entitles(self, grant: Mark, meta: Meta, need: Role, scope: frozenset[str] = frozenset()) -> bool:
         """True if the grant lies in the batch's past and gives the role over the scope; standing and time aside."""
@@ -168,17 +180,18 @@ class Authority:
 
     def holds(self, key: bytes, need: Role, now_ms: int) -> bool:
         """True if the key holds the role now, by all that this replica has seen: for peers, not for entries."""
-        for grant in self.grants.get(key, ()):
-            held = grant.grant
-            if held is None or grant.standing is not IN or not held.not_before_ms <= now_ms <= held.not_after_ms:
-                continue
-            left = implied_roles(held.roles)
-            for revocation in self.revocations.get(key, ()):
-                if revocation.standing is IN and not self.ancestry.precedes(revocation.meta, grant.meta):
-                    left &= grant.roles_left(_taken(revocation))
-            if need in left:
-                return True
-        return False
+        return any(need in self.gives(grant, now_ms) for grant in self.grants.get(key, ()))
+
+    def gives(self, grant: Mark, now_ms: int) -> frozenset[Role]:
+        """Roles that a grant gives its subject now: none if it has no effect, is out of time or was taken away."""
+        held = grant.grant
+        if held is None or grant.standing is not IN or not held.not_before_ms <= now_ms <= held.not_after_ms:
+            return frozenset()
+        left = implied_roles(held.roles)
+        for revocation in self.revocations.get(held.subject, ()):
+            if revocation.standing is IN and not self._answers(grant, revocation):
+                left &= grant.roles_left(revocation.taken, weak=revocation.weak)
+        return left
 
     def epoch(self) -> int:
         """Number of the last epoch that a checkpoint in force has closed; 0 before the first."""
@@ -198,6 +211,12 @@ class Authority:
         """True if the author's log forked and no owner's decision in force clears the end of any branch."""
         heads = [self.ancestry.heads[number] for number in self.ancestry.branches_of(author)]
         return len(heads) > 1 and all(head is None or self._frozen(head, []) is IN for head in heads)
+
+    def live_head(self, author: bytes) -> Meta | None:
+        """The last batch on the branch of an author's log that counts; where none does, of its first branch."""
+        heads = (self.ancestry.heads[number] for number in self.ancestry.branches_of(author))
+        found = next((head for head in heads if head is not None and self._frozen(head, []) is not IN), None)
+        return found or self.ancestry.head(author)
 
     # -- settling
 
@@ -232,134 +251,159 @@ class Authority:
                 remaining = [mark for mark in remaining if mark.standing is OPEN]
             undecided = remaining
 
-    @staticmethod
-    def _break_circle(waits: dict[Mark, list[Mark]]) -> None:
-        """The most junior revocation or checkpoint of a circle loses; a circle without any rests on itself and falls."""
-        members = [mark for circle in source_circles(waits) for mark in circle]
-        attackers = [mark for mark in members if isinstance(mark.body, (RevokeEntry, CheckpointEntry))]
-        for mark in [max(attackers, key=lambda item: item.seniority)] if attackers else members:
-            mark.standing, mark.reason = OUT, "conflict"
+    def _break_circle(self, waits: dict[Mark, list[Mark]]) -> None:
+        """The most junior mark of a circle loses. Grants do not count: they rest on what came before them."""
+        members = [mark for circle in source_circles(waits) for mark in circle if mark.grant is None]
+        junior = max(members, key=self._seniority)
+        junior.standing, junior.reason = OUT, "conflict"
+
+    def _seniority(self, mark: Mark) -> tuple[Rank, tuple[int, bytes, int]]:
+        """Smaller is more senior: the rank of the best grant that the mark still rests on, then its place."""
+        held = [
+            grant
+            for grant in mark.supports
+            if grant.standing is not OUT and self._voids(grant, mark.meta, mark.needs, []) is not IN
+        ]
+        return (min(grant.rank for grant in held), mark.key)
 
     def _judge(self, mark: Mark, waits_for: list[Mark]) -> tuple[Standing, str]:
         if mark.void is not None:
             return OUT, mark.void
         if mark.root:
             return IN, ""
-        late, frozen = self._late(mark.meta, waits_for), self._frozen(mark.meta, waits_for)
+        waits: list[Mark] = []
+        late, frozen = self._late(mark.meta, waits), self._frozen(mark.meta, waits)
         if late is IN or frozen is IN:
             return OUT, "late" if late is IN else "frozen"
-        rival = self._rival_checkpoint(mark, waits_for)
+        rival = self._rival_checkpoint(mark, waits)
         if rival is IN:
             return OUT, "epoch"
-        best = self._best_support(mark, waits_for)
+        best = self._best_support(mark, waits)
         if best is OUT:
             return OUT, "revoked"
-        return (OPEN, "") if OPEN in (best, late, frozen, rival) else (IN, "")
+        if OPEN in (best, late, frozen, rival):
+            waits_for += waits
+            return OPEN, ""
+        return IN, ""
 
     def _best_support(self, mark: Mark, waits_for: list[Mark]) -> Standing:
-        best = OUT
+        best, waits = OUT, []
         for support in mark.supports:
             if support.standing is OUT:
                 continue
-            if support.standing is OPEN:
-                waits_for.append(support)
-            voided = self._voids(support, mark.meta, mark.needs, waits_for)
+            why: list[Mark] = [support] if support.standing is OPEN else []
+            voided = self._voids(support, mark.meta, mark.needs, why)
             if voided is OUT and support.standing is IN:
                 return IN
             if voided is not IN:
                 best = OPEN
+                waits += why
+        waits_for += waits
         return best
 
     def _voids(self, grant: Mark, meta: Meta, needs: frozenset[Role], waits_for: list[Mark]) -> Standing:
         """IN: a revocation in force takes this grant away from this batch. OPEN: one might."""
-        result = OUT
+        result, waits = OUT, []
         for revocation in self.revocations.get(meta.author, ()):
             if revocation.standing is OUT or revocation.meta.hash == meta.hash:
                 continue
-            if self.ancestry.within(meta, revocation.cut) or self.ancestry.precedes(revocation.meta, grant.meta):
+            if self.ancestry.within(meta, revocation.cut) or self._answers(grant, revocation):
                 continue
-            if needs <= grant.roles_left(_taken(revocation)):
+            if needs <= grant.roles_left(revocation.taken, weak=revocation.weak):
                 continue
-            shielded = self._shielded(meta, revocation, waits_for)
+            why: list[Mark] = []
+            shielded = self._shielded(meta, revocation, why)
             if shielded is IN:
                 continue
             if revocation.standing is IN and shielded is OUT:
                 return IN
-            if revocation.standing is OPEN:
-                waits_for.append(revocation)
             result = OPEN
+            waits += why if revocation.standing is IN else [revocation, *why]
+        waits_for += waits
         return result
+
+    def _answers(self, grant: Mark, revocation: Mark) -> bool:
+        """True if the grant was given in knowledge of the revocation, so that the revocation does not touch it.
+
+        Anybody can publish a grant of the mesh authority again; so for these its signed time must say so too.
+        """
+        if not self.ancestry.precedes(revocation.meta, grant.meta):
+            return False
+        held = grant.grant
+        return not grant.root or (held is not None and held.not_before_ms >= hlc_ms(revocation.meta.hlc))
 
     def _late(self, meta: Meta, waits_for: list[Mark]) -> Standing:
         found = self.late.get(meta.hash)
-        if found is None:
-            return OUT
-        checkpoint, _ = found
-        if checkpoint.standing is OPEN:
-            waits_for.append(checkpoint)
-        return checkpoint.standing
+        return _any_of([] if found is None else found[1], waits_for)
 
-    def _shielded(self, meta: Meta, other: Mark | None, waits_for: list[Mark]) -> Standing:
-        """IN: a checkpoint in force has made the batch final before `other` (a revocation, or None: a fork) was known."""
-        result = OUT
-        for checkpoint in self.checkpoints:
-            if checkpoint.standing is OUT or not self._covers(checkpoint, meta):
-                continue
-            if other is not None and self._covers(checkpoint, other.meta):
-                continue
-            if checkpoint.standing is IN:
-                return IN
-            waits_for.append(checkpoint)
-            result = OPEN
-        return result
+    def _shielded(self, meta: Meta, revocation: Mark, waits_for: list[Mark]) -> Standing:
+        """IN: a checkpoint in force that knew nothing of the revocation has made the batch final."""
+        return _any_of(
+            (
+                checkpoint
+                for checkpoint in self.checkpoints
+                if self._covers(checkpoint, meta) and not self.ancestry.precedes(revocation.meta, checkpoint.meta)
+            ),
+            waits_for,
+        )
+
+    def _outlives_fork(self, meta: Meta, rivals: list[Meta], waits_for: list[Mark]) -> Standing:
+        """IN: a checkpoint in force has made the batch final and left out all that rivals it where the log forks."""
+        return _any_of(
+            (
+                checkpoint
+                for checkpoint in self.checkpoints
+                if self._covers(checkpoint, meta) and not any(self._covers(checkpoint, rival) for rival in rivals)
+            ),
+            waits_for,
+        )
 
     def _covers(self, checkpoint: Mark, meta: Meta) -> bool:
+        """True if the batch is in the checkpoint's past up to its horizon, and was not late to an earlier one there."""
         body = checkpoint.body
-        return isinstance(body, CheckpointEntry) and meta.hlc <= body.horizon and meta.hash not in self.late
+        if not isinstance(body, CheckpointEntry) or meta.hlc > body.horizon:
+            return False
+        found = self.late.get(meta.hash)
+        if found is None:
+            return True
+        before = (mark for mark in found[1] if mark is not checkpoint)
+        return checkpoint not in found[1] and not any(self.ancestry.precedes(m.meta, checkpoint.meta) for m in before)
 
     def _rival_checkpoint(self, mark: Mark, waits_for: list[Mark]) -> Standing:
-        """IN: another checkpoint of the same epoch, by a more senior owner, is in force."""
-        result = OUT
-        if isinstance(mark.body, CheckpointEntry):
-            for other in self.checkpoints:
-                same = isinstance(other.body, CheckpointEntry) and other.body.epoch == mark.body.epoch
-                if not same or other is mark or other.standing is OUT or other.seniority > mark.seniority:
-                    continue
-                if other.standing is IN:
-                    return IN
-                waits_for.append(other)
-                result = OPEN
-        return result
+        """IN: another checkpoint of the same epoch is in force. They are a circle, so the most senior owner's stays."""
+        body = mark.body
+        if not isinstance(body, CheckpointEntry):
+            return OUT
+        return _any_of(
+            (
+                other
+                for other in self.checkpoints
+                if isinstance(other.body, CheckpointEntry) and other.body.epoch == body.epoch and other is not mark
+            ),
+            waits_for,
+        )
 
     def _frozen(self, meta: Meta, waits_for: list[Mark]) -> Standing:
         """IN: the author's log forked at or before the batch and no decision in force keeps the batch's branch."""
-        result = OUT
-        branches = self.ancestry.branches_of(meta.author)
-        for number in branches[1:]:
-            branch = self.ancestry.branches[number]
-            if meta.seq < branch.from_seq:
+        result, waits = OUT, []
+        for fork in self.ancestry.forks_before(meta):
+            why: list[Mark] = []
+            cleared = self._cleared(meta.author, fork.own, fork.seq, why)
+            if cleared is IN:
                 continue
-            own = self.ancestry.branch_at(meta.branch, branch.from_seq)
-            if own != number and own not in self._siblings(number):
+            outlives = self._outlives_fork(meta, self._rivals(fork), why) if self.checkpoints else OUT
+            if outlives is IN:
                 continue
-            if self._shielded(meta, None, waits_for) is IN:
-                return OUT
-            cleared = self._cleared(meta.author, own, branch.from_seq, waits_for)
-            if cleared is OUT:
+            if cleared is OUT and outlives is OUT:
                 return IN
-            if cleared is OPEN:
-                result = OPEN
+            result = OPEN
+            waits += why
+        waits_for += waits
         return result
 
-    def _siblings(self, number: int) -> set[int]:
-        """Branches that hold another batch where this one begins, with the same predecessor."""
-        ancestry, branch = self.ancestry, self.ancestry.branches[number]
-        same = {
-            other
-            for other in ancestry.branches_of(branch.author)
-            if ancestry.branches[other].parent == branch.parent and ancestry.branches[other].from_seq == branch.from_seq
-        }
-        return same if branch.parent is None else same | {branch.parent}
+    def _rivals(self, fork: Fork) -> list[Meta]:
+        found = [self._batch_at(branch, fork.seq) for branch in fork.branches if branch != fork.own]
+        return [meta for meta in found if meta is not None]
 
     def _cleared(self, author: bytes, own: int | None, seq: int, waits_for: list[Mark]) -> Standing:
         """IN: the latest decisions in force agree on the branch `own` at this fork; disagreement clears nothing."""
@@ -370,7 +414,7 @@ class Authority:
         ]
         undecided = [thaw for thaw in at_fork if thaw.standing is OPEN]
         if undecided:
-            waits_for.extend(undecided)
+            waits_for += undecided
             return OPEN
         latest = [t for t in at_fork if not any(self.ancestry.precedes(t.meta, other.meta) for other in at_fork)]
         kept = {self.ancestry.branch_at(thaw.keep.branch, seq) for thaw in latest if thaw.keep is not None}
@@ -389,11 +433,19 @@ class Authority:
         elif isinstance(body, ThawEntry):
             spans.append(Span(body.author, self.fork_seq(body.author) or 1))
         elif isinstance(body, CheckpointEntry):
-            spans.extend(Span(meta.author, meta.seq) for checkpoint, meta in self.late.values() if checkpoint is mark)
+            spans.extend(Span(meta.author, meta.seq) for meta, left_out in self.late.values() if mark in left_out)
             spans.extend(Span(target, 1) for target in self.revocations)
             spans.extend(Span(author, 1) for author in self._forked)
         return spans
 
 
-def _taken(revocation: Mark) -> frozenset[Role]:
-    return frozenset(revocation.body.roles) if isinstance(revocation.body, RevokeEntry) else frozenset()
+def _any_of(checkpoints: Iterable[Mark], waits_for: list[Mark]) -> Standing:
+    """IN if one of these is in force, OPEN if one may be; then these are what to wait for."""
+    waits: list[Mark] = []
+    for checkpoint in checkpoints:
+        if checkpoint.standing is IN:
+            return IN
+        if checkpoint.standing is OPEN:
+            waits.append(checkpoint)
+    waits_for += waits
+    return OPEN if waits else OUT

@@ -61,17 +61,21 @@ def parse_batch(blob: bytes, limits: Limits = LIMITS) -> SignedBatch:
         raise error("batch.size", size=len(blob), limit=limits.batch_bytes, unit="bytes")
     try:
         signed = cose.open1(blob)
-        batch = msgspec.convert(canonical.decode(signed.payload, limits=limits), Batch, builtin_types=(bytes,))
-    except (X0tError, msgspec.ValidationError) as err:
+    except X0tError as err:
         raise error("batch.malformed", reason=str(err)) from err
-    _check_shape(batch, limits)
     return SignedBatch(
         hash=hashlib.sha256(signed.payload).digest(),
         blob=blob,
         payload=signed.payload,
         signature=signed.signature,
-        batch=batch,
+        batch=_open_payload(signed.payload, limits),
     )
+
+
+def parse_payload(payload: bytes, limits: Limits = LIMITS) -> SignedBatch:
+    """A batch whose signature lies in an archive: only for what this replica verified when it arrived."""
+    digest = hashlib.sha256(payload).digest()
+    return SignedBatch(hash=digest, blob=b"", payload=payload, signature=b"", batch=_open_payload(payload, limits))
 
 
 def build_batch(batch: Batch, sign: Sign, limits: Limits = LIMITS) -> SignedBatch:
@@ -105,6 +109,15 @@ def build_batch(batch: Batch, sign: Sign, limits: Limits = LIMITS) -> SignedBatc
 def verify_batch(signed: SignedBatch, public_key: bytes, verify: Verify) -> bool:
     """True if the signature is the author's. `verify(public_key, message, signature, context)` is a provider's."""
     return verify(public_key, cose.to_be_signed(signed.payload), signed.signature, Domain.BATCH.value.encode())
+
+
+def _open_payload(payload: bytes, limits: Limits) -> Batch:
+    try:
+        batch = msgspec.convert(canonical.decode(payload, limits=limits), Batch, builtin_types=(bytes,))
+    except (X0tError, msgspec.ValidationError) as err:
+        raise error("batch.malformed", reason=str(err)) from err
+    _check_shape(batch, limits)
+    return batch
 
 
 def _check_shape(batch: Batch, limits: Limits) -> None:

@@ -83,7 +83,7 @@ class Documents:
         document = self._document(name)
         self._touched.setdefault(name, set()).update(document.index.last_keys())
         if document.undo() != change:
-            raise error("replica.corrupt", path=name[0], reason="the document index does not follow the journal")
+            raise error("replica.corrupt", what=name[0], reason="the document index does not follow the journal")
 
     def settle(self) -> Iterator[tuple[Name, list[str], list[DocumentRow]]]:
         """For each document that changed since the last call: the touched keys, and the rows that they have now."""

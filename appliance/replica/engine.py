@@ -21,16 +21,16 @@ from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.ancestry import Ancestry, Meta
 from appliance.replica.authority import Authority, Span
-from appliance.replica.batch import Batch, Sign, SignedBatch, Verify, build_batch, parse_batch, verify_batch
+from appliance.replica.batch import Batch, Sign, SignedBatch, Verify, build_batch, parse_batch, parse_payload, verify_batch
 from appliance.replica.documents import Documents, Name
-from appliance.replica.entries import ChangeEntry, CheckpointEntry, parse
-from appliance.replica.epochs import Epochs
+from appliance.replica.entries import ChangeEntry, CheckpointEntry, GrantEntry, parse
+from appliance.replica.epochs import WRONG_DIGEST, Epochs
 from appliance.replica.fold import Effect, Fold
 from appliance.replica.intake import Admitted, Intake, Missing, authority_entries, short
 from appliance.replica.marking import Marker
 from appliance.replica.parking import Parking
 from appliance.replica.reports import Page
-from appliance.replica.rows import ChangeRow, DocumentRow, FrozenRow
+from appliance.replica.rows import ChangeRow, CheckpointRow, DocumentRow, FrozenRow, GrantRow
 from appliance.replica.stores import START, Indexed, Log, Position, View
 from appliance.trust.grants import Role
 
@@ -59,7 +59,7 @@ class Folded(NamedTuple):
     """What a fold brought in: effects by batch hash, and the batches in order of arrival."""
 
     effects: dict[bytes, tuple[Effect, ...]]
-    metas: tuple[Admitted, ...]
+    batches: tuple[Admitted, ...]
 
 
 class Engine:
@@ -77,7 +77,7 @@ class Engine:
 
     def _reset(self) -> None:
         self.ancestry = Ancestry()
-        self.authority = Authority(self.ancestry)
+        self.authority = Authority(self.ancestry, self._batch_at)
         self.parking = Parking(self.limits)
         self.tips: dict[bytes, Meta] = {}
         self.max_hlc = 0
@@ -93,6 +93,20 @@ class Engine:
         self._late: list[tuple[bytes, bytes, int]] = []
         self._last: Position = START
 
+    @property
+    def log(self) -> Log:
+        """The log; to be read only, on the writer's thread."""
+        return self._log
+
+    @property
+    def view(self) -> View:
+        """Index and read model; to be read only, on the writer's thread."""
+        return self._view
+
+    def blank(self, view: View) -> Engine:
+        """An engine over the same log that has yet to fold it, into an empty view."""
+        return Engine(self.identity, self._log, view, self._verify, self.limits)
+
     # -- start
 
     def load(self) -> int:
@@ -100,20 +114,35 @@ class Engine:
         self._reset()
         for number, branch in enumerate(self._view.branches()):
             if self.ancestry.open_branch(branch.author, branch.parent, branch.from_seq) != number:
-                raise error("replica.corrupt", path="view", reason="branch numbers have a gap")
+                raise error("replica.corrupt", what="view", reason="branch numbers have a gap")
         for _, meta in self._view.heads():
             self.ancestry.extend(meta)
             self.tips[meta.hash] = meta
             self.max_hlc = max(self.max_hlc, meta.hlc)
         self._load_marks()
         self._last = self._view.last_position()
-        return self._catch_up()
+        count = 0
+        done = self._view.last_arrival()
+        while rows := self._log.after(done, CHUNK):
+            for arrival, _, blob in rows:
+                self.admit_logged(arrival, self.parse(arrival, blob))
+            self.fold()
+            done = rows[-1][0]
+            count += len(rows)
+        return count
 
     def _load_marks(self) -> None:
         trusted = Marker(self.identity.mesh, self.identity.authority_key, self.authority, _trust, self.limits)
         for arrival, meta in self._view.marked():
-            marks = authority_entries(self._read(arrival).batch, self.limits)
-            for mark in trusted.marks(meta, marks, self._find):
+            marks = authority_entries(self.read(arrival).batch, self.limits)
+            forged = any(
+                isinstance(body, GrantEntry) and self._view.get(GrantRow, meta.hash, index) is None
+                for index, body in marks
+            )
+            for mark in (self._marker if forged else trusted).marks(meta, marks, self._find):
+                row = self._view.get(CheckpointRow, meta.hash, mark.index)
+                if isinstance(row, CheckpointRow) and row.reason == WRONG_DIGEST:
+                    mark.void = WRONG_DIGEST  # found out when it arrived, from all that lay before it
                 self.authority.add(mark)
         for number, branch in enumerate(self.ancestry.branches):
             if self.ancestry.branches_of(branch.author)[0] != number:
@@ -128,21 +157,14 @@ class Engine:
             if meta is not None and mark is not None:
                 self.authority.close_epoch(mark, [meta])
 
-    def _catch_up(self) -> int:
-        done = self._view.last_arrival()
-        count = 0
-        while rows := self._log.after(done, CHUNK):
-            for arrival, digest, blob in rows:
-                admitted = self.intake.admit(self._parse(arrival, blob), None, wanted=True)
-                if not isinstance(admitted, Admitted):
-                    raise error("replica.corrupt", path="log", reason=f"batch {short(digest)} does not follow")
-                self._entered(admitted)
-                self._unfolded[digest] = (arrival, admitted)
-                count += 1
-            self._unwritten = []
-            done = rows[-1][0]
-            self.fold()
-        return count
+    def admit_logged(self, arrival: int, signed: SignedBatch) -> None:
+        """Take in a batch that the log holds under this number and the view lacks; `fold` is due some time after."""
+        admitted = self.intake.admit(signed, None, wanted=True)
+        if not isinstance(admitted, Admitted):
+            raise error("replica.corrupt", what="log", reason=f"batch {short(signed.hash)} does not follow")
+        self._entered(admitted)
+        self._unwritten.clear()
+        self._unfolded[signed.hash] = (arrival, admitted)
 
     # -- batches in
 
@@ -178,6 +200,8 @@ class Engine:
         )
 
     def _take_one(self, signed: SignedBatch, now_ms: int, *, verified: bool) -> Admitted | Missing | None:
+        if signed.batch.channel != self.identity.channel:
+            raise error("batch.channel", channel=signed.batch.channel)
         if self.intake.known(signed):
             return None
         if not verified:
@@ -196,7 +220,7 @@ class Engine:
         """Write a batch of our own after everything that this replica knows. `commit` makes it durable."""
         if self.authority.is_frozen(author):
             raise error("replica.frozen", author=short(author))
-        head = self.ancestry.head(author)
+        head = self.authority.live_head(author)
         prev = head.hash if head is not None else None
         batch = Batch(
             version=1,
@@ -211,7 +235,7 @@ class Engine:
         )
         outcome = self.intake.admit(build_batch(batch, sign, self.limits), None, verified=True)
         if not isinstance(outcome, Admitted):
-            raise error("replica.corrupt", path="log", reason="our own batch does not follow what we hold")
+            raise error("replica.corrupt", what="log", reason="our own batch does not follow what we hold")
         self._entered(outcome)
         return outcome
 
@@ -235,14 +259,15 @@ class Engine:
     def _close_epochs(self, admitted: Admitted) -> None:
         for mark in self.authority.by_batch.get(admitted.meta.hash, ()):
             if isinstance(mark.body, CheckpointEntry) and mark.void is None:
-                late = self._epochs().close(mark, admitted.signed.batch)
+                late = self.epochs().close(mark, admitted.signed.batch)
                 self._late.extend((meta.hash, mark.meta.hash, mark.index) for meta in late)
                 self.authority.close_epoch(mark, late)
 
-    def _epochs(self) -> Epochs:
+    def epochs(self) -> Epochs:
+        """What checkpoints cover, by all that was taken in."""
         pending = {digest: admitted for digest, (_, admitted) in self._unfolded.items()}
         pending.update((admitted.meta.hash, admitted) for admitted in self._unwritten)
-        return Epochs(self._log, self._view, pending, self.authority.late)
+        return Epochs(self.read, self._view, pending, self.authority)
 
     def commit(self) -> tuple[Admitted, ...]:
         """Make everything that was taken or authored durable. After a failure the engine must be loaded again."""
@@ -259,6 +284,10 @@ class Engine:
     def unfolded(self) -> int:
         """Batches that are durable and not yet folded."""
         return len(self._unfolded)
+
+    def unfolded_batches(self) -> tuple[Admitted, ...]:
+        """Batches that are durable and not yet folded, in order of arrival."""
+        return tuple(admitted for _, admitted in sorted(self._unfolded.values(), key=lambda item: item[0]))
 
     # -- fold
 
@@ -310,7 +339,7 @@ class Engine:
         while rows := self._view.from_position(start, CHUNK):
             for arrival, meta in rows:
                 waiting = self._unfolded.get(meta.hash)
-                yield (waiting[1].signed if waiting else self._read(arrival)), meta
+                yield (waiting[1].signed if waiting else self.read(arrival)), meta
             last = rows[-1].meta
             start = (last.hlc, last.hash + b"\0")  # the next place: longer bytes sort right after
 
@@ -344,7 +373,7 @@ class Engine:
 
     def covered(self, horizon: int) -> dict[bytes, Meta]:
         """What a checkpoint with this horizon would cover now."""
-        return self._epochs().up_to(horizon)
+        return self.epochs().up_to(horizon)
 
     def before_fork(self, author: bytes, fork_seq: int) -> Meta | None:
         """The last batch before an author's log forks."""
@@ -352,21 +381,27 @@ class Engine:
         return self._find(found[0]) if found else None
 
     def page(self, cursor: Position, have: Callable[[bytes, int, bytes], bool], max_bytes: int) -> Page:
-        """Batches in fold order after a place, up to a size, skipping what `have(author, seq, hash)` says."""
+        """Batches in fold order after a place, up to a size, skipping what `have(author, seq, hash)` says.
+
+        What was archived is left out, and the page says so.
+        """
         blobs: list[bytes] = []
         heads: list[tuple[bytes, int, bytes]] = []
-        size = 0
+        size, epoch = 0, None
         while rows := self._view.from_position((cursor[0], cursor[1] + b"\0"), CHUNK):
             for arrival, meta in rows:
+                blob = None
                 if not have(meta.author, meta.seq, meta.hash):
-                    blob = self._log.blob(arrival) or b""
+                    blob = self._log.blob(arrival)
+                    epoch = self._log.archived_epoch() if blob is None and epoch is None else epoch
+                if blob is not None:
                     if blobs and size + len(blob) > max_bytes:
-                        return Page(tuple(blobs), tuple(heads), cursor, done=False)
+                        return Page(tuple(blobs), tuple(heads), cursor, done=False, archived_epoch=epoch)
                     size += len(blob)
                     blobs.append(blob)
                     heads.append((meta.author, meta.seq, meta.hash))
                 cursor = meta.position
-        return Page(tuple(blobs), tuple(heads), cursor, done=True)
+        return Page(tuple(blobs), tuple(heads), cursor, done=True, archived_epoch=epoch)
 
     def blobs(self, hashes: Sequence[bytes]) -> tuple[tuple[bytes, bytes | None], ...]:
         """(hash, signed bytes) of those of these batches that are in the log; None if archived."""
@@ -387,13 +422,23 @@ class Engine:
             return None
         return msgspec.structs.replace(indexed.meta, reach=self.ancestry.intern(indexed.meta.reach))
 
-    def _read(self, arrival: int) -> SignedBatch:
-        return self._parse(arrival, self._log.blob(arrival))
+    def _batch_at(self, branch: int, seq: int) -> Meta | None:
+        waiting = (*(item for _, item in self._unfolded.values()), *self._unwritten)
+        found = next((item.meta for item in waiting if item.meta.branch == branch and item.meta.seq == seq), None)
+        return found or self._view.batch_at(branch, seq)
 
-    def _parse(self, arrival: int, blob: bytes | None) -> SignedBatch:
-        if blob is None:
-            raise error("replica.archived", batch=f"number {arrival}")
-        return parse_batch(blob, self.limits)
+    def read(self, arrival: int) -> SignedBatch:
+        """A batch by its arrival number."""
+        return self.parse(arrival, self._log.blob(arrival))
+
+    def parse(self, arrival: int, blob: bytes | None) -> SignedBatch:
+        """A batch as the log holds it: signed, or (`blob` None: archived) by its payload only, without a signature."""
+        if blob is not None:
+            return parse_batch(blob, self.limits)
+        payload = self._log.payload(arrival)
+        if payload is None:
+            raise error("replica.corrupt", what="log", reason=f"batch number {arrival} is empty")
+        return parse_payload(payload, self.limits)
 
     def _chunks(self, name: Name) -> Iterator[bytes]:
         """Change chunks of a document that have effect, in the order of the fold."""
@@ -405,14 +450,14 @@ class Engine:
         for row in sorted(rows, key=lambda item: (item.hlc, item.batch, item.entry)):
             indexed = self._view.lookup(row.batch)
             if indexed is None:
-                raise error("replica.corrupt", path="view", reason=f"batch {short(row.batch)} is not in the index")
+                raise error("replica.corrupt", what="view", reason=f"batch {short(row.batch)} is not in the index")
             waiting = self._unfolded.get(row.batch)
-            signed = waiting[1].signed if waiting else self._read(indexed.arrival)
+            signed = waiting[1].signed if waiting else self.read(indexed.arrival)
             body = parse(*signed.batch.entries[row.entry], self.limits)
             if isinstance(body, ChangeEntry):
                 yield body.chunk
 
 
 def _trust(_key: bytes, _message: bytes, _signature: bytes, _context: bytes) -> bool:
-    """For what this replica verified when it arrived; `verify` checks the whole log again."""
+    """For grants that have a row, so this replica verified them when they arrived."""
     return True

@@ -1,23 +1,27 @@
 """Epochs: what a checkpoint covers, and proof that this replica means the same batches.
 
-A checkpoint covers the batches in its past up to its horizon, and names their number and digest. Where a replica holds
-nothing else up to the horizon, the digest says so at once; otherwise the graph is walked back from the checkpoint.
+A checkpoint covers the batches in its past up to its horizon, and names their number and digest. Every replica walks the
+graph back from it, as far as an earlier checkpoint: a digest alone would let an owner cover what it never saw, and
+replicas that hold more would then disagree.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from appliance.core.errors import error
 from appliance.replica.ancestry import Meta
-from appliance.replica.batch import Batch, parse_batch
+from appliance.replica.authority import Authority
+from appliance.replica.batch import Batch, SignedBatch
 from appliance.replica.entries import CheckpointEntry
-from appliance.replica.intake import Admitted
+from appliance.replica.intake import Admitted, dependencies, short
 from appliance.replica.marks import Mark
-from appliance.replica.stores import START, Log, View
+from appliance.replica.stores import START, Index
 
 CHUNK = 2000
+WRONG_DIGEST = "checkpoint.digest"
 
 
 def covered_digest(metas: Iterable[Meta]) -> bytes:
@@ -28,61 +32,96 @@ def covered_digest(metas: Iterable[Meta]) -> bytes:
     return digest.digest()
 
 
+class Epoch(NamedTuple):
+    """What an earlier checkpoint covers: all up to the horizon that was not late to it."""
+
+    horizon: int
+    late: set[bytes]
+
+
 class Epochs:
-    """Reads the log for checkpoints.
+    """Reads the log for checkpoints: `read(arrival)` gives a batch, `pending` are those not in the index yet."""
 
-    `pending`: batches that are admitted and not in the index yet; `late`: those that came late to an earlier epoch.
-    """
-
-    def __init__(self, log: Log, view: View, pending: Mapping[bytes, Admitted], late: Container[bytes]) -> None:
-        self._log = log
-        self._view = view
+    def __init__(
+        self, read: Callable[[int], SignedBatch], index: Index, pending: Mapping[bytes, Admitted], authority: Authority
+    ) -> None:
+        self._read = read
+        self._index = index
         self._pending = pending
-        self._late = late
+        self._authority = authority
 
-    def up_to(self, horizon: int) -> dict[bytes, Meta]:
-        """Everything this replica holds up to a horizon, but for what came late to an earlier epoch."""
+    def up_to(self, horizon: int, checkpoint: Meta | None = None) -> dict[bytes, Meta]:
+        """Everything this replica holds up to a horizon, but for what came late to an epoch before the checkpoint's."""
         found = {digest: item.meta for digest, item in self._pending.items() if item.meta.hlc <= horizon}
         start = START
-        while rows := self._view.from_position(start, CHUNK):
+        while rows := self._index.from_position(start, CHUNK):
             inside = [meta for _, meta in rows if meta.hlc <= horizon]
             found.update((meta.hash, meta) for meta in inside)
             if len(inside) < len(rows):
                 break
             start = (rows[-1].meta.hlc, rows[-1].meta.hash + b"\0")
-        return {digest: meta for digest, meta in found.items() if digest not in self._late}
+        late = self._authority.late_before(checkpoint)
+        return {digest: meta for digest, meta in found.items() if digest not in late}
+
+    def covered(self, mark: Mark, batch: Batch) -> dict[bytes, Meta] | None:
+        """What the checkpoint of this batch covers; None if its digest is not that of what it names."""
+        return self._divide(mark, batch)[0]
 
     def close(self, mark: Mark, batch: Batch) -> list[Meta]:
         """Batches up to the horizon that the checkpoint leaves out. A checkpoint whose digest is wrong becomes void."""
+        covered, late = self._divide(mark, batch)
+        if covered is None:
+            mark.void = WRONG_DIGEST
+        return late
+
+    def _divide(self, mark: Mark, batch: Batch) -> tuple[dict[bytes, Meta] | None, list[Meta]]:
         body = mark.body
         if not isinstance(body, CheckpointEntry):
-            return []
-        held = self.up_to(body.horizon)
-        if len(held) == body.count and covered_digest(held.values()) == body.digest:
-            return []
-        past = self._past_of(batch)
-        covered = {digest: meta for digest, meta in held.items() if digest in past}
+            return None, []
+        held = self.up_to(body.horizon, mark.meta)
+        before = self._last_before(mark)
+        past = self._past_of(batch, before)
+        covered = {digest: meta for digest, meta in held.items() if digest in past or _left_in(before, meta)}
         if len(covered) != body.count or covered_digest(covered.values()) != body.digest:
-            mark.void = "checkpoint.digest"
-            return []
-        return [meta for digest, meta in held.items() if digest not in past]
+            return None, []
+        return covered, [meta for digest, meta in held.items() if digest not in covered]
 
-    def _past_of(self, batch: Batch) -> set[bytes]:
+    def _last_before(self, mark: Mark) -> Epoch | None:
+        """The furthest checkpoint in the past of this one: what that covers need not be walked again."""
+        found = [
+            (other.body.horizon, other.key, other)
+            for other in self._authority.checkpoints
+            if isinstance(other.body, CheckpointEntry)
+            and other.void is None
+            and self._authority.ancestry.precedes(other.meta, mark.meta)
+        ]
+        if not found:
+            return None
+        horizon, _, last = max(found)
+        return Epoch(horizon, {digest for digest, (_, marks) in self._authority.late.items() if last in marks})
+
+    def _past_of(self, batch: Batch, before: Epoch | None) -> set[bytes]:
+        """The past of a batch, but for what an earlier checkpoint in it covers."""
         past: set[bytes] = set()
-        stack = list(batch.dependencies())
+        stack = list(dependencies(batch))
         while stack:
             digest = stack.pop()
             if digest not in past:
                 past.add(digest)
-                stack.extend(self._dependencies(digest))
+                meta, named = self._look_up(digest)
+                if not _left_in(before, meta):
+                    stack.extend(named)
         return past
 
-    def _dependencies(self, digest: bytes) -> tuple[bytes, ...]:
+    def _look_up(self, digest: bytes) -> tuple[Meta, tuple[bytes, ...]]:
         waiting = self._pending.get(digest)
         if waiting is not None:
-            return waiting.signed.batch.dependencies()
-        indexed = self._view.lookup(digest)
-        blob = None if indexed is None else self._log.blob(indexed.arrival)
-        if blob is None:
-            raise error("replica.archived", batch=digest.hex()[:12])
-        return parse_batch(blob).batch.dependencies()
+            return waiting.meta, dependencies(waiting.signed.batch)
+        indexed = self._index.lookup(digest)
+        if indexed is None:
+            raise error("replica.corrupt", what="index", reason=f"batch {short(digest)} is not in it")
+        return indexed.meta, dependencies(self._read(indexed.arrival).batch)
+
+
+def _left_in(epoch: Epoch | None, meta: Meta) -> bool:
+    return epoch is not None and meta.hlc <= epoch.horizon and meta.hash not in epoch.late

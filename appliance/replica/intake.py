@@ -88,7 +88,7 @@ class Intake:
             ahead_s = (hlc_ms(batch.hlc) - now_ms) // 1000
             raise error("batch.clock_ahead", batch=short(signed.hash), ahead=f"{ahead_s} s")
         marks = authority_entries(batch, self.limits)
-        named = (*batch.parents, *_references(marks))
+        named = (*batch.parents, *references(marks))
         dependencies = [] if batch.prev is None else [self._predecessor(batch.author, batch.prev)]
         dependencies.extend(self.lookup(digest) for digest in named)
         found = [meta for meta in dependencies if meta is not None]
@@ -192,7 +192,12 @@ def short(digest: bytes) -> str:
     return digest.hex()[:12]
 
 
-def _references(marks: Marks) -> tuple[bytes, ...]:
+def dependencies(batch: Batch, limits: Limits = LIMITS) -> tuple[bytes, ...]:
+    """All that lies in a batch's past directly: its predecessor, its parents, and what its authority entries name."""
+    return (*batch.dependencies(), *references(authority_entries(batch, limits)))
+
+
+def references(marks: Marks) -> tuple[bytes, ...]:
     """Batches that authority entries name: they count as dependencies, so a cut is always in its revocation's past."""
     named: list[bytes] = []
     for _, body in marks:

@@ -6,7 +6,7 @@ replica and for ever, so the mark is void from the start. Whether a sound mark h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
@@ -14,12 +14,11 @@ from appliance.replica.ancestry import Meta
 from appliance.replica.authority import Authority
 from appliance.replica.batch import Verify
 from appliance.replica.entries import AuthorityBody, CheckpointEntry, GrantEntry, RevokeEntry, ThawEntry
-from appliance.replica.marks import Mark
+from appliance.replica.marks import STRONG, Mark
 from appliance.trust.grants import Grant, Role, grant_id, narrows, open_grant, peek_grant
 
 Lookup = Callable[[bytes], Meta | None]
 OPENED = GrantEntry(grant=b"")
-STRONG = frozenset({Role.OWNER, Role.ADMIN})  # only an owner takes these away
 
 
 class Marker:
@@ -47,9 +46,10 @@ class Marker:
                     found.append(grant)
         return found
 
-    def marks(self, meta: Meta, entries: Sequence[tuple[int, AuthorityBody]], lookup: Lookup) -> list[Mark]:
-        """One mark for each authority entry of a batch."""
-        return [self._mark(Mark(meta, index, body), lookup) for index, body in entries]
+    def marks(self, meta: Meta, entries: Sequence[tuple[int, AuthorityBody]], lookup: Lookup) -> Iterator[Mark]:
+        """One mark for each authority entry of a batch; each is to be added before the next is made."""
+        for index, body in entries:
+            yield self._mark(Mark(meta, index, body), lookup)
 
     def _mark(self, mark: Mark, lookup: Lookup) -> Mark:
         body = mark.body
@@ -121,8 +121,8 @@ class Marker:
         held = [g for g in self._authority.grants.get(body.target, ()) if self._authority.precedes(g, mark.meta)]
         strong = any(g.grant is not None and not STRONG.isdisjoint(g.grant.roles) for g in held)
         own = body.target == mark.meta.author
-        need = Role.MEMBER if own else Role.OWNER if strong else Role.ADMIN
-        self._rest_on(mark, need)
+        need = Role.OWNER if strong or self._supports(mark, Role.OWNER) else Role.ADMIN
+        self._rest_on(mark, Role.MEMBER if own else need)
 
     def _mark_thaw(self, mark: Mark, body: ThawEntry, lookup: Lookup) -> None:
         keep = lookup(body.keep)
@@ -134,18 +134,20 @@ class Marker:
         self._rest_on(mark, Role.OWNER)
 
     def _mark_checkpoint(self, mark: Mark, body: CheckpointEntry) -> None:
-        if body.horizon > mark.meta.hlc:
+        if body.horizon >= mark.meta.hlc:
             raise error("checkpoint.horizon")
         self._rest_on(mark, Role.OWNER)
 
     def _rest_on(self, mark: Mark, need: Role) -> None:
         mark.needs = frozenset({need})
-        mark.supports = tuple(
-            grant
-            for grant in self._authority.grants.get(mark.meta.author, ())
-            if grant.void is None
-            and self._authority.entitles(grant, mark.meta, need)
-            and self._authority.in_time(grant, mark.meta)
-        )
+        mark.supports = self._supports(mark, need)
         if not mark.supports:
             raise error("grant.role", role=need.value)
+
+    def _supports(self, mark: Mark, need: Role) -> tuple[Mark, ...]:
+        """Grants in the past of the mark that give its author this role."""
+        return tuple(
+            grant
+            for grant in self._authority.grants.get(mark.meta.author, ())
+            if self._authority.entitles(grant, mark.meta, need) and self._authority.in_time(grant, mark.meta)
+        )

@@ -9,8 +9,11 @@ from __future__ import annotations
 import enum
 
 from appliance.replica.ancestry import Meta
-from appliance.replica.entries import AuthorityBody, GrantEntry
+from appliance.replica.entries import AuthorityBody, GrantEntry, RevokeEntry
 from appliance.trust.grants import Grant, Role, implied_roles
+
+STRONG = frozenset({Role.OWNER, Role.ADMIN})  # only an owner takes these away
+Rank = tuple[int, int, bytes]
 
 
 class Standing(enum.Enum):
@@ -51,22 +54,33 @@ class Mark:
         return (self.meta.hlc, self.meta.hash, self.index)
 
     @property
-    def seniority(self) -> tuple[int, int, bytes, int, bytes, int]:
-        """Smaller is more senior: fewer delegations from the authority, then the earlier grant, then the earlier mark.
+    def rank(self) -> Rank:
+        """Of a grant; smaller is more senior. First the delegations between it and the authority.
 
-        Nothing in the first three parts is under the control of the key that wrote the mark, so backdating a
-        revocation wins nothing.
+        Among the authority's own grants the newest comes first, so that the authority can overrule a stolen key; its
+        time is signed. Among others the earliest does. A key has no say in the rank of its own grants.
         """
-        if not self.supports:
-            return (-1 if self.root else 1 << 30, 0, b"", *self.key)
-        best = min(self.supports, key=lambda grant: (grant.depth, grant.meta.position))
-        return (best.depth, *best.meta.position, *self.key)
+        if self.root and self.grant is not None:
+            return (0, -self.grant.not_before_ms, self.grant_id)
+        return (self.depth, self.meta.hlc, self.meta.hash)
 
-    def roles_left(self, taken: frozenset[Role]) -> frozenset[Role]:
+    @property
+    def taken(self) -> frozenset[Role]:
+        """Of a revocation: the roles that it takes; empty for all."""
+        return frozenset(self.body.roles) if isinstance(self.body, RevokeEntry) else frozenset()
+
+    @property
+    def weak(self) -> bool:
+        """Of a revocation: its author was no owner, so it takes nothing that only an owner takes away."""
+        return Role.ADMIN in self.needs
+
+    def roles_left(self, taken: frozenset[Role], *, weak: bool = False) -> frozenset[Role]:
         """Roles that a grant still gives after a revocation of `taken` (empty: of all)."""
-        if self.grant is None or not taken:
+        if self.grant is None:
             return frozenset()
-        return implied_roles(tuple(frozenset(self.grant.roles) - taken))
+        held = frozenset(self.grant.roles)
+        kept = held - taken if taken else frozenset()
+        return implied_roles(tuple(kept | (held & STRONG if weak else frozenset())))
 
     def is_grant(self) -> bool:
         """True for a mark that publishes a grant."""

@@ -29,8 +29,7 @@ from appliance.replica.entries import (
     make,
 )
 from appliance.replica.epochs import covered_digest
-from appliance.replica.marking import STRONG
-from appliance.replica.marks import Mark, Standing
+from appliance.replica.marks import STRONG, Mark, Standing
 from appliance.replica.reports import Receipt
 from appliance.replica.service import Replica
 from appliance.trust.grants import Grant, Role, implied_roles, sign_grant
@@ -146,7 +145,7 @@ class Operations:
     @staticmethod
     def _cut(engine: Engine, target: bytes) -> Meta | None:
         """The last batch of the target that counts: its head, or where its log is frozen the one before the fork."""
-        head = engine.ancestry.head(target)
+        head = engine.authority.live_head(target)
         fork = engine.authority.fork_seq(target)
         if head is None or fork is None or not engine.authority.is_frozen(target):
             return head

@@ -32,6 +32,7 @@ class Page(msgspec.Struct, frozen=True):
     heads: tuple[tuple[bytes, int, bytes], ...]  # (author, seq, hash) of each blob
     cursor: tuple[int, bytes]
     done: bool
+    archived_epoch: int | None = None  # the last archived epoch, if some that are missing lie in an archive
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ class LogLine(msgspec.Struct, frozen=True):
     seq: int
     hlc: int
     kinds: tuple[str, ...]
-    bytes: int
+    bytes: int  # without the signature, once it is archived
 
 
 class EntryView(msgspec.Struct, frozen=True):
@@ -91,6 +92,18 @@ class ConflictView(msgspec.Struct, frozen=True):
     reason: str
 
 
+class NodeView(msgspec.Struct, frozen=True):
+    """A node that the mesh knows. `roles` are those in force; `frozen` until an owner decides on its forked log."""
+
+    node: bytes
+    name: str
+    roles: tuple[str, ...]
+    tags: tuple[str, ...]
+    endpoints: tuple[str, ...]
+    software: str
+    frozen: bool
+
+
 class Progress(msgspec.Struct, frozen=True):
     """How far a long work is; `fault` says what it found."""
 
@@ -106,3 +119,11 @@ class Verified(msgspec.Struct, frozen=True):
     archived: int
     faults: tuple[str, ...]
     digest: bytes
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """Result of a rebuild: the digest of the read model before and after, which must be equal."""
+
+    batches: int
+    before: bytes
+    after: bytes

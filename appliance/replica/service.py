@@ -90,6 +90,7 @@ class Replica:
         self.mesh = engine.identity.mesh
         self.limits = limits
         self.vector = Vector()
+        self.now_ms = writer.now_ms
         self._me = writer
         self._verify = verify
         self._queue: deque[_Request[object]] = deque()
@@ -141,7 +142,7 @@ class Replica:
     async def receive(self, blobs: Sequence[bytes]) -> Received:
         """Verify, store and fold batches from a peer. A bad one is refused and counted; nothing else stops."""
         checked, refused = await self._loop.run_in_executor(self._checker, self._check, blobs)
-        taken = await self._ask(self._request(lambda: self.engine.take(checked, self._me.now_ms())))
+        taken = await self._ask(self._request(lambda: self.engine.take(checked, self.now_ms())))
         self.engine.refused.update(key for _, key in refused)
         given = {signed.hash for signed, _ in checked}  # not those of others that had waited for them
         return Received(
@@ -161,11 +162,11 @@ class Replica:
 
     def permitted(self, node: bytes) -> bool:
         """True if the node may connect: it is a member by all that this replica has seen."""
-        return self.engine.holds(node, Role.MEMBER, self._me.now_ms())
+        return self.engine.holds(node, Role.MEMBER, self.now_ms())
 
     def holds(self, need: Role) -> bool:
         """True if this node itself holds the role."""
-        return self.engine.holds(self.node, need, self._me.now_ms())
+        return self.engine.holds(self.node, need, self.now_ms())
 
     def member_key(self, node: bytes) -> bytes | None:
         """The public key of a node that some grant names."""
@@ -272,42 +273,49 @@ class Replica:
         for request in waiting:
             if request.finish is not None:
                 request.outcome = request.finish(request.outcome, folded.effects)
-        if folded.metas:
-            self._loop.call_soon_threadsafe(self._announce, folded.metas)
-        self._resolve(waiting)
+        self._resolve(waiting, folded.batches)
         return []
 
     def _recover(self, err: X0tError) -> None:
         """What is in memory may be ahead of the disk after a failed write: start again from the disk."""
+        durable = self.engine.unfolded_batches()
         try:
             self.engine.load()
         except X0tError:
             self._failed = err
+        else:
+            self._resolve([], durable)
 
-    def _resolve(self, requests: list[_Request[object]]) -> None:
-        if requests:
+    def _resolve(self, requests: list[_Request[object]], folded: Sequence[Admitted] = ()) -> None:
+        if requests or folded:
             self._in_work.difference_update(requests)
-            self._loop.call_soon_threadsafe(_resolve_all, requests)
+            self._loop.call_soon_threadsafe(self._tell, requests, folded)
+
+    def _tell(self, requests: Sequence[_Request[object]], folded: Sequence[Admitted]) -> None:
+        """On the event loop. Who brought batches learns of them before the subscribers do, and so echoes none."""
+        for item in folded:
+            batch = item.signed.batch
+            self.vector.add(batch.author, batch.seq, item.meta.hash, batch.prev)
+        for request in requests:
+            request.resolve()
+        if folded:
+            self._loop.call_soon(self._announce, Commit(hashes=tuple(item.meta.hash for item in folded)))
 
     def _pumped(self, pump: asyncio.Future[None]) -> None:
         """A fault of ours on the writer's thread must not leave anybody waiting."""
         fault = None if pump.cancelled() else pump.exception()
         if fault is not None:
-            self._failed = error("replica.corrupt", path="engine", reason=repr(fault))
+            self._failed = error("replica.corrupt", what="engine", reason=repr(fault))
             with self._wake:
                 left, self._pumping = [*self._in_work, *self._queue], False
                 self._queue.clear()
                 self._in_work.clear()
             for request in left:
                 request.outcome = self._failed
-            _resolve_all(left)
+            self._tell(left, ())
             raise fault
 
-    def _announce(self, metas: Sequence[Admitted]) -> None:
-        for item in metas:
-            batch = item.signed.batch
-            self.vector.add(batch.author, batch.seq, item.meta.hash, batch.prev)
-        commit = Commit(hashes=tuple(item.meta.hash for item in metas))
+    def _announce(self, commit: Commit) -> None:
         for queue in self._subscribers:
             if queue.full():
                 while not queue.empty():
@@ -319,12 +327,12 @@ class Replica:
     # -- work on the threads
 
     def _author(self, build: Callable[[Engine, int], Sequence[Entry]]) -> Receipt:
-        now_ms = self._me.now_ms()
+        now_ms = self.now_ms()
         meta = self.engine.author(self.node, build(self.engine, now_ms), self._me.sign, now_ms).meta
         return Receipt(hash=meta.hash, seq=meta.seq, hlc=meta.hlc, effects=())
 
     def _submit(self, batch: SignedBatch) -> None:
-        taken = self.engine.take([(batch, True)], self._me.now_ms())
+        taken = self.engine.take([(batch, True)], self.now_ms())
         for _, key in taken.refused:
             raise error(key, batch=short(batch.hash))
         if not taken.admitted and not taken.known:
@@ -346,7 +354,3 @@ class Replica:
                 checked.append((signed, key is not None))
         return checked, refused
 
-
-def _resolve_all(requests: Sequence[_Request[object]]) -> None:
-    for request in requests:
-        request.resolve()

@@ -22,11 +22,10 @@ BUCKETS: Final = 256
 BUCKET_DIGEST_BYTES: Final = 16  # 128 bits tell buckets apart; the root digest keeps all 256
 HASH_BYTES: Final = 32
 SEQ_MAX: Final = 2**53
-HEADS_MAX: Final = 255  # the packed form counts heads in one byte
 
 _DOMAIN: Final = b"x0t/vector/1"
 _HEAD: Final = Struct(">Q32s")
-_ENTRY_HEAD: Final = Struct(">32sB")
+_ENTRY_HEAD: Final = Struct(">32sH")  # author, number of heads
 
 
 class Vector:

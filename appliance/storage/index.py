@@ -92,6 +92,11 @@ class IndexStore:
         )
         return [digest for (digest,) in self._db.execute(query, (author, seq))]
 
+    def batch_at(self, branch: int, seq: int) -> Meta | None:
+        """The batch with this seq on a branch."""
+        found = next(self._select("WHERE batches.branch = ? AND batches.seq = ?", (branch, seq)), None)
+        return None if found is None else found.meta
+
     def last_position(self) -> Position:
         """Place of the last folded batch."""
         found: Position | None = self._db.execute(
@@ -104,12 +109,12 @@ class IndexStore:
         return int(self._db.execute("SELECT coalesce(max(arrival), 0) FROM batches").get)
 
     def late(self) -> list[tuple[bytes, bytes, int]]:
-        """(batch, checkpoint batch, entry) for each batch that came too late for an epoch."""
+        """(batch, checkpoint batch, entry) for each batch that came too late for an epoch; more than one may say so."""
         return list(self._db.execute("SELECT hash, checkpoint, entry FROM late"))
 
     def add_late(self, rows: Iterable[tuple[bytes, bytes, int]]) -> None:
         """Remember batches that came too late for an epoch."""
-        self._db.executemany("INSERT OR IGNORE INTO late VALUES (?, ?, ?)", rows)
+        self._db.executemany("INSERT INTO late VALUES (?, ?, ?)", rows)
 
     def size(self) -> int:
         """Number of indexed batches."""

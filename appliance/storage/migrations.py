@@ -30,7 +30,7 @@ VIEW: tuple[str, ...] = (
     CREATE INDEX batches_branch ON batches (branch, seq);
     CREATE INDEX batches_order ON batches (hlc, hash, branch, seq);
     CREATE INDEX batches_mark ON batches (arrival) WHERE mark = 1;
-    CREATE TABLE late (hash BLOB PRIMARY KEY, checkpoint BLOB NOT NULL, entry INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE late (hash BLOB, checkpoint BLOB, entry INTEGER, PRIMARY KEY (hash, checkpoint, entry)) WITHOUT ROWID;
     CREATE TABLE undo (
         hlc INTEGER NOT NULL, hash BLOB NOT NULL, step INTEGER NOT NULL,
         tbl TEXT NOT NULL, key BLOB NOT NULL, old BLOB, PRIMARY KEY (hlc, hash, step)) WITHOUT ROWID;

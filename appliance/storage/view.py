@@ -122,10 +122,8 @@ class ViewStore(IndexStore):
     def undo_from(self, position: Position) -> None:
         """Take back what batches at or after this place did to the rows."""
         self.flush()
-        steps = self._db.execute(
-            "SELECT tbl, key, old FROM undo WHERE (hlc, hash) >= (?, ?) ORDER BY hlc DESC, hash DESC, step DESC",
-            position,
-        ).fetchall()
+        query = "SELECT tbl, key, old FROM undo WHERE (hlc, hash) >= (?, ?) ORDER BY hlc DESC, hash DESC, step DESC"
+        steps: list[tuple[str, bytes, bytes | None]] = list(self._db.execute(query, position))
         for name, key, old in steps:
             table = _TABLES[name]
             if old is None:

@@ -27,16 +27,16 @@ SLICE_BYTES: Final = 16_384  # one record; OpenSSL moves what a BIO holds at eac
 _RECORD_BYTES: Final = SLICE_BYTES + 256  # RFC 8446 section 5.2: so much longer may a record be
 _ALERT, _HANDSHAKE = 0x15, 0x16  # first byte of a record, RFC 8446 section 5.1
 
-# The end of OpenSSL's reason -> our key and its detail.
-_REASONS: Final = (
-    ("no suitable key share", "tls.group", "it offers no hybrid key share"),
-    ("no suitable groups", "tls.group", "it offers no hybrid group"),
-    ("alert handshake failure", "tls.group", "it refused the only group of ours"),
-    ("unsupported protocol", "tls.version", "an older version"),
-    ("alert protocol version", "tls.version", "an older version"),
-    ("peer did not return a certificate", "tls.certificate_missing", ""),
-    ("alert certificate required", "tls.certificate_missing", ""),
-    ("wrong version number", "tls.plain", ""),
+# The end of OpenSSL's reason -> our key and its details.
+_REASONS: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
+    ("no suitable key share", "tls.group", {"reason": "it offers no hybrid key share"}),
+    ("no suitable groups", "tls.group", {"reason": "it offers no hybrid group"}),
+    ("alert handshake failure", "tls.group", {"reason": "it refused the only group of ours"}),
+    ("unsupported protocol", "tls.version", {"version": "an older version"}),
+    ("alert protocol version", "tls.version", {"version": "an older version"}),
+    ("peer did not return a certificate", "tls.certificate_missing", {}),
+    ("alert certificate required", "tls.certificate_missing", {}),
+    ("wrong version number", "tls.plain", {}),
 )
 
 
@@ -289,7 +289,7 @@ def _want_read() -> ssl.SSLWantReadError:
 
 def _failure(err: SSL.Error) -> TlsFailure:
     reason = err.args[0][-1][2] if err.args and isinstance(err.args[0], list) and err.args[0] else str(err)
-    for suffix, key, detail in _REASONS:
+    for suffix, key, details in _REASONS:
         if reason.endswith(suffix):
-            return TlsFailure(error(key, reason=detail, version=detail))
+            return TlsFailure(error(key, **details))
     return TlsFailure(error("tls.handshake", reason=reason))

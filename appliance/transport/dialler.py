@@ -77,9 +77,7 @@ class Dialler:
             raise
         return WebSocketStream(socket, channel.peer, self._limits, session.close)
 
-    async def _connect(
-        self, session: ClientSession, address: Address, path: str
-    ) -> ClientWebSocketResponse[bool]:
+    async def _connect(self, session: ClientSession, address: Address, path: str) -> ClientWebSocketResponse[bool]:
         return await session.ws_connect(
             URL.build(scheme="https", host=address.host, port=address.port, path=path),
             timeout=ClientWSTimeout(ws_close=self._limits.refusal_s),

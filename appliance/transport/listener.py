@@ -2,7 +2,8 @@
 
 No request of a peer is read before the peer is known and let in; every refusal is counted under its key and,
 where TLS got that far, said to the peer. Strangers never use up the places of members: handshakes under way
-have a bound of their own, and the oldest makes room for the newest. It never learns what a stream carries.
+have a bound of their own, and the oldest of the most crowded host makes room for the newest. It never learns what
+a stream carries.
 """
 
 from __future__ import annotations
@@ -54,10 +55,15 @@ class Listener:
         self._verdict = Verdict(permitted, credentials.now_ms)
         self._app = web.Application()
         self._app.on_shutdown.append(self._leave_streams)
-        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=_HANDLERS_S)
+        self._runner = web.AppRunner(
+            self._app,
+            access_log=None,
+            shutdown_timeout=_HANDLERS_S,
+            keepalive_timeout=limits.heartbeat_s,  # for the head of a request, the first one too
+        )
         self._tasks: asyncio.TaskGroup | None = None
         self._server: asyncio.Server | None = None
-        self._newcomers: dict[asyncio.Task[None], None] = {}  # in order of arrival
+        self._newcomers: dict[asyncio.Task[None], str] = {}  # in order of arrival, with the host of each
         self._admitted: dict[Gate, PeerIdentity] = {}
         self._streams: set[WebSocketStream] = set()
 
@@ -131,13 +137,17 @@ class Listener:
             raw.abort()
             return
         if len(self._newcomers) >= self._limits.half_open:
-            oldest = next(iter(self._newcomers))
-            del self._newcomers[oldest]
-            self.refusals["tls.half_open"] += 1
-            oldest.cancel()
+            self._make_room()
         task = self._tasks.create_task(self._welcome(raw))
-        self._newcomers[task] = None
+        self._newcomers[task] = str(raw.get_extra_info("peername", ("?",))[0])
         task.add_done_callback(lambda done: self._newcomers.pop(done, None))
+
+    def _make_room(self) -> None:
+        crowd = Counter(self._newcomers.values()).most_common(1)[0][0]
+        oldest = next(task for task, host in self._newcomers.items() if host == crowd)
+        del self._newcomers[oldest]
+        self.refusals["tls.half_open"] += 1
+        oldest.cancel()
 
     async def _welcome(self, raw: asyncio.Transport) -> None:
         gate = Gate(raw, self._forget)

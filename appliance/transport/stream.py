@@ -27,7 +27,7 @@ WebSocket = ClientWebSocketResponse[bool] | WebSocketResponse[bool]
 
 
 class Stream(Protocol):
-    """What the owner of a stream may do. One task receives; any task may send or close.
+    """What the owner of a stream may do, who closes it in any case. One task receives, any may send or close.
 
     `receive` must be waited for most of the time: it also answers the peer's pings, and a peer that gets no
     answer for half of `Limits.heartbeat_s` goes away.

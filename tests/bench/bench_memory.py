@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> list[Row]:
     bare = _mib(int(subprocess.check_output([sys.executable, "-c", BARE], text=True).split()[1]))
     with scratch() as directory, machines(directory, ("full", "empty")) as (full, empty):
         fill(prepare(full, made, made.founder_seed), made)
-        prepare(empty, made, made.member_seed)
+        prepare(empty, made, made.spare_seed)
         empty.peer_with(full)
         full.start()
         settle(full)

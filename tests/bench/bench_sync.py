@@ -55,7 +55,7 @@ def _fold_alone(made: Corpus, directory: Path) -> float:
 def _sync(made: Corpus, directory: Path) -> float:
     with machines(directory, ("full", "empty")) as (full, empty):
         fill(prepare(full, made, made.founder_seed), made)
-        prepare(empty, made, made.member_seed)
+        prepare(empty, made, made.spare_seed)
         empty.peer_with(full)
         full.start()
         empty.start()

@@ -35,7 +35,7 @@ class Corpus(msgspec.Struct, frozen=True):
     authority_seed: bytes
     founder: bytes
     founder_seed: bytes
-    member_seed: bytes  # of the first member
+    spare_seed: bytes  # of a member that has written nothing
     opening: tuple[bytes, ...]
     batches: tuple[bytes, ...]
 
@@ -46,7 +46,7 @@ class Corpus(msgspec.Struct, frozen=True):
 
 def corpus(members: int, batches: int) -> Corpus:
     """The corpus of this size, from the cache or made now."""
-    path = CACHE / f"corpus-3-{members}-{batches}.bin"
+    path = CACHE / f"corpus-4-{members}-{batches}.bin"
     if not path.exists():
         made = _Maker(members).make(batches)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class _Maker:
         opening = [self._write(self._founder, [GrantEntry(root)], None)]
         grants = [
             GrantEntry(self._grant(self._founder, _id(self._founder), member, Role.MEMBER, grant_id(root)))
-            for member in self._members
+            for member in (*self._members, self._key(b"spare"))
         ]
         for start in range(0, len(grants), GRANTS_A_BATCH):
             opening.append(self._write(self._founder, grants[start : start + GRANTS_A_BATCH], None))
@@ -90,7 +90,7 @@ class _Maker:
             authority_seed=self._seed(b"authority"),
             founder=_id(self._founder),
             founder_seed=self._seed(b"founder"),
-            member_seed=self._seed(b"member 0"),
+            spare_seed=self._seed(b"spare"),
             opening=tuple(signed.blob for signed in opening),
             batches=tuple(signed.blob for signed in batches),
         )

@@ -204,7 +204,6 @@ class TestTheListenerRefuses:
     async def test_a_session_of_another_key_by_a_full_handshake(self, node: Node, tmp_path: Path) -> None:
         """A session made with a permitted key does not let in the key that offers it later."""
         context = Manners(MLDSA).context(tmp_path)
-        sessions: list[SSL.Session] = []
 
         async def lend(end: RawTls) -> None:
             await end.send(b"x")
@@ -212,18 +211,19 @@ class TestTheListenerRefuses:
 
         async with (
             raw_server(Manners(ECDSA).context(tmp_path), lend) as address,
-            raw_client(context, address) as client,
-        ):
-            await client.handshake()
-            await client.receive()
-            session = client.connection.get_session()
-            assert session is not None
-            sessions.append(session)
-        async with (
+            raw_client(context, address) as lent,
+            raw_client(context, address) as proof,
             listening(node) as served,
             raw_client(context, served.address) as client,
         ):
-            client.connection.set_session(sessions[0])
+            await lent.handshake()
+            await lent.receive()
+            session = lent.connection.get_session()
+            assert session is not None
+            proof.connection.set_session(session)
+            await proof.handshake()
+            assert openssl.SSL_session_reused(proof.connection._ssl) == 1  # where it was made, it works
+            client.connection.set_session(session)
             await client.handshake()
             assert openssl.SSL_session_reused(client.connection._ssl) == 0
             await client.send(UPGRADE)
@@ -232,19 +232,29 @@ class TestTheListenerRefuses:
 
     async def test_and_gives_no_ticket_to_resume_with(self, node: Node, friend: Node, tmp_path: Path) -> None:
         context = Manners(friend.key()).context(tmp_path)
-        sessions: list[SSL.Session] = []
-        async with listening(node) as served:
-            for _ in range(2):
-                async with raw_client(context, served.address) as client:
-                    if sessions:
-                        client.connection.set_session(sessions[0])
-                    await client.handshake()
-                    await client.send(UPGRADE)
-                    assert b"101 Switching Protocols" in await client.receive()
-                    assert openssl.SSL_session_reused(client.connection._ssl) == 0
-                    session = client.connection.get_session()
-                    assert session is not None
-                    sessions.append(session)
+        async with (
+            listening(node) as served,
+            raw_client(context, served.address) as first,
+            raw_client(context, served.address) as second,
+        ):
+            for client in (first, second):
+                await client.handshake()
+                await client.send(UPGRADE)
+                assert b"101 Switching Protocols" in await client.receive()
+                assert openssl.SSL_session_reused(client.connection._ssl) == 0
+                session = client.connection.get_session()
+                assert session is not None
+                if client is first:
+                    second.connection.set_session(session)
+
+    async def test_nobody_who_offers_the_hybrid_only_second(self, node: Node, friend: Node, tmp_path: Path) -> None:
+        """A client that guessed wrong is asked again (RFC 8446 section 4.1.4)."""
+        context = Manners(friend.key(), groups=b"X25519:X25519MLKEM768").context(tmp_path)
+        async with listening(node) as served, raw_client(context, served.address) as client:
+            await client.handshake()
+            assert client.connection.get_group_name() == "X25519MLKEM768"
+            await client.send(UPGRADE)
+            assert b"101 Switching Protocols" in await client.receive()
 
     async def test_more_connections_than_it_has_places(self, node: Node, friend: Node, tmp_path: Path) -> None:
         other = await asyncio.to_thread(make_node, tmp_path, "other")

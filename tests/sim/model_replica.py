@@ -112,7 +112,7 @@ class ModelReplica:
                 if missing:
                     self.parked[batch.hash] = batch
                     parked += 1
-                    wanted.update(dict.fromkeys(digest for digest in missing if digest not in self.parked))
+                    wanted.update(dict.fromkeys(self._roots(batch)))
                 else:
                     self._commit(batch)
                     new.append(batch.hash)
@@ -162,6 +162,19 @@ class ModelReplica:
                 chosen[found] = self.batches[found]
         return Found(tuple(chosen), tuple(b.blob for b in chosen.values()), tuple(missing), tuple(pruned), epoch=1)
 
+    def _roots(self, batch: ModelBatch) -> list[bytes]:
+        """What a batch waits for, directly or through others that are parked."""
+        roots: list[bytes] = []
+        trail, seen = self._missing(batch), set[bytes]()
+        while trail:
+            digest = trail.pop()
+            if digest in self.parked and digest not in seen:
+                trail.extend(self._missing(self.parked[digest]))
+            elif digest not in self.parked:
+                roots.append(digest)
+            seen.add(digest)
+        return roots
+
     def _missing(self, batch: ModelBatch) -> list[bytes]:
         named = batch.parents if batch.prev is None else (batch.prev, *batch.parents)
         return [digest for digest in named if digest not in self.batches]
@@ -199,6 +212,20 @@ class Side:
         self.drop: Drop | None = None
         self.closed: Closed | None = None
         self.archived: list[int] = []
+        self.stores = True
+        self.unstored_bytes = 0
+        self._unstored: list[tuple[bytes, ...]] = []
+
+    def skip_offers(self) -> None:
+        """What was committed is not offered: the subscription lagged."""
+        self._offered = len(self.replica.committed)
+
+    def resync(self) -> None:
+        self._do(self.session.resync(self.now_ms))
+
+    def ask_for(self, hashes: tuple[bytes, ...]) -> None:
+        """As if a batch that came had named these."""
+        self._do(self.session.stored(Stored(cost=0, count=1, wanted=hashes), self.now_ms))
 
     def hear(self, data: bytes) -> None:
         self._do(self.session.receive_data(data, self.now_ms))
@@ -208,7 +235,10 @@ class Side:
         self._do(self.session.tick(now_ms))
 
     def work(self) -> bool:
-        """Handle the oldest event, or offer what was committed; False if there is nothing to do."""
+        """Handle the oldest event, store, or offer what was committed; False if there is nothing to do."""
+        if self._unstored and self.stores:
+            self._store(self._unstored.pop(0))
+            return True
         if self.events:
             self._handle(self.events.pop(0))
             return True
@@ -220,13 +250,14 @@ class Side:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.events) or self._offered < len(self.replica.committed)
+        return bool(self.events or self._unstored) or self._offered < len(self.replica.committed)
 
     def _handle(self, event: Event) -> None:
         match event:
             case Received(blobs):
                 self.received_blobs += len(blobs)
-                self._store(blobs)
+                self.unstored_bytes += sum(map(len, blobs))
+                self._unstored.append(blobs)
             case NeedBatches(cursor, have, budget):
                 self._do(self.session.supply(self.replica.batches_after(cursor, have, budget), self.now_ms))
             case NeedBlobs(hashes, depth, budget):
@@ -242,6 +273,7 @@ class Side:
                 self.closed = event
 
     def _store(self, blobs: tuple[bytes, ...]) -> None:
+        self.unstored_bytes -= sum(map(len, blobs))
         outcome = self.replica.receive(blobs)
         faults = [key for _, key in outcome.refused if key != "batch.clock_ahead"]
         if faults:
@@ -273,8 +305,30 @@ class Link:
 
     def settle(self) -> None:
         """Let everything happen that can happen without time passing."""
-        while self._work() or self.fly():
+        while self.step():
             pass
+
+    def step(self) -> bool:
+        """Let both sides do all that they can, or else let bytes cross."""
+        return self._work() or self.fly()
+
+    def carry_frames(self, count: int) -> None:
+        """Let everything happen until so many frames have crossed, both ways counted; then the link is cut."""
+        while self._work() or self.left.outbox or self.right.outbox:
+            for side, other in ((self.left, self.right), (self.right, self.left)):
+                if side.outbox and count == 0:
+                    return
+                if side.outbox:
+                    _carry(side, other, 4 + int.from_bytes(side.outbox[:4]))
+                    count -= 1
+
+    def carry_bytes(self, count: int) -> None:
+        """Let everything happen until so many bytes of the left side have crossed; then the link is cut."""
+        while self._work() or self.right.outbox or (self.left.outbox and count):
+            size = min(count, len(self.left.outbox))
+            _carry(self.left, self.right, size)
+            _carry(self.right, self.left, len(self.right.outbox))
+            count -= size
 
     def fly(self) -> bool:
         """All bytes that wait cross at once; False if there are none."""
@@ -287,17 +341,23 @@ class Link:
         return bool(ahead or back)
 
     def settle_at_random(self, dice: random.Random) -> None:
-        """As `settle`, but bytes cross in pieces and events wait, as the dice decide."""
-        while True:
+        """As `settle`, but bytes cross in pieces and work waits, as the dice decide."""
+        while self.step_at_random(dice, 1):
+            pass
+
+    def step_at_random(self, dice: random.Random, steps: int) -> bool:
+        """So many moves; False if there is none left."""
+        for _ in range(steps):
             moves: list[Callable[[], object]] = []
             for side, other in ((self.left, self.right), (self.right, self.left)):
                 if side.outbox:
-                    moves.append(partial(_carry, side, other, dice.randint(1, 3000)))
+                    moves.append(partial(_carry, side, other, dice.choice([1, 50, 3000, 100_000])))
                 if side.has_work:
                     moves.append(side.work)
             if not moves:
-                return
+                return False
             dice.choice(moves)()
+        return True
 
     def tick(self, now_ms: int) -> None:
         self.left.tick(now_ms)

@@ -8,10 +8,10 @@ from aiohttp import web
 
 from appliance.core import records
 from appliance.core.errors import error
-from appliance.core.ids import BatchHash, MeshId, NodeId
+from appliance.core.ids import MeshId, NodeId
 from appliance.core.records import LogAsk, WatchAsk
 from appliance.daemon.control import show
-from appliance.daemon.control.reply import Lines, query, reply
+from appliance.daemon.control.reply import Lines, query, reply, streaming
 from appliance.daemon.node import Node
 from appliance.daemon.software import software
 
@@ -65,15 +65,18 @@ class ReplicaRoutes:
             for state in self._node.supervisor.states()
         )
 
+    @streaming
     async def watch(self, request: web.Request) -> web.StreamResponse:
-        """A line now, after each change, and at least each pulse."""
+        """A line now, after each change, and at least each pulse, until the reader leaves."""
         ask = query(request, WatchAsk)
         mesh = self._node.mesh
         async with Lines(request) as lines:
-            async for _ in mesh.watch(ask.pulse_ms / 1000):
-                state = await mesh.queries.status()
-                up = len(mesh.links.up())
-                await lines.write(records.Watch(digest=state.digest.hex(), batches=state.batches, links_up=up))
+            try:
+                async for _ in mesh.watch(ask.pulse_ms / 1000):
+                    vector, batches = mesh.replica.vector.digest().hex(), await mesh.size()
+                    await lines.write(records.Watch(vector=vector, batches=batches, links_up=len(mesh.links.up())))
+            except ConnectionError:
+                pass
         return lines.response
 
     async def log(self, request: web.Request) -> web.StreamResponse:
@@ -83,11 +86,11 @@ class ReplicaRoutes:
         return reply([show.line(row) for row in await self._node.mesh.queries.log(author, ask.limit)])
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        """One batch."""
-        batch = BatchHash.parse(request.match_info["batch"])
-        found = await self._node.mesh.queries.show(batch.raw)
+        """One batch, by its id or the beginning of it."""
+        name = request.match_info["batch"]
+        found = await self._node.mesh.queries.show(name)
         if found is None:
-            raise error("replica.not_found", what=f"batch {batch}")
+            raise error("replica.not_found", what=f"batch {name}")
         return reply(show.detail(found))
 
     async def no_effect(self, _request: web.Request) -> web.StreamResponse:

@@ -17,9 +17,10 @@ from aiohttp import web
 from appliance.core.errors import X0tError, error
 from appliance.core.records import Progress
 from appliance.daemon import events
-from appliance.daemon.control.server import REQUEST_ID, Handler
+from appliance.daemon.control.server import REQUEST_ID
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Callable[..., Awaitable[web.StreamResponse]])
 Report = Callable[[str, int, int], None]  # stage, done, total (0 where it is not known)
 REPORT_EVERY_S = 0.1
 
@@ -44,8 +45,8 @@ def reply(record: object, status: int = 200, location: str = "") -> web.Response
     )
 
 
-def streaming(handler: Handler) -> Handler:
-    """Mark a handler whose answer is a stream, so that the limit of one request does not end it."""
+def streaming(handler: H) -> H:
+    """Mark a handler whose answer is a stream, so that the time limit of one request does not end it."""
     handler.streams = True  # type: ignore[attr-defined]  # read by the error layer
     return handler
 
@@ -62,7 +63,10 @@ class Lines:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        await self._response.write_eof()
+        try:
+            await self._response.write_eof()
+        except ConnectionError:
+            pass  # the reader left
 
     @property
     def response(self) -> web.StreamResponse:

@@ -6,12 +6,11 @@ from aiohttp import web
 
 from appliance.core.errors import error
 from appliance.core.ids import BatchHash, NodeId
-from appliance.core.records import GrantAsk, NameAsk, Node, RevokeAsk, TagsAsk, ThawAsk
+from appliance.core.records import GrantAsk, NameAsk, RevokeAsk, TagsAsk, ThawAsk
 from appliance.daemon.control import show
 from appliance.daemon.control.reply import read, reply
-from appliance.daemon.node import Node as DaemonNode
+from appliance.daemon.node import Node
 from appliance.replica import operations
-from appliance.replica.rows import NodeRow
 from appliance.trust.grants import Role
 from appliance.trust.keys import parse_public_key
 
@@ -19,7 +18,7 @@ from appliance.trust.keys import parse_public_key
 class RoleRoutes:
     """/v1/grants, /v1/revocations, /v1/thaws and /v1/nodes."""
 
-    def __init__(self, node: DaemonNode) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
 
     async def grants(self, _request: web.Request) -> web.StreamResponse:
@@ -66,27 +65,7 @@ class RoleRoutes:
 
     async def nodes(self, _request: web.Request) -> web.StreamResponse:
         """The nodes that the mesh knows, by id."""
-        mesh = self._node.mesh
-        tags = await mesh.queries.tags()
-        said = {row.node: row for row in await mesh.nodes()}
-        roles: dict[bytes, set[str]] = {}
-        for grant in await mesh.queries.grants():
-            roles.setdefault(grant.subject, set()).update(grant.roles if not grant.reason else ())
-        known = sorted(tags.keys() | said.keys() | roles.keys())
-        return reply([self._shown(node, said.get(node), roles, tags) for node in known])
-
-    def _shown(
-        self, node: bytes, said: NodeRow | None, roles: dict[bytes, set[str]], tags: dict[bytes, tuple[str, ...]]
-    ) -> Node:
-        return Node(
-            node=str(NodeId(node)),
-            name=said.name if said else "",
-            roles=tuple(sorted(roles.get(node, ()))),
-            tags=tags.get(node, ()),
-            endpoints=said.endpoints if said else (),
-            software=said.software if said else "",
-            member=self._node.mesh.replica.permitted(node),
-        )
+        return reply([show.node(view) for view in await self._node.mesh.queries.members()])
 
     async def tags(self, request: web.Request) -> web.StreamResponse:
         """Give tags to a node or take them away."""

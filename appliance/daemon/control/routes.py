@@ -7,7 +7,6 @@ from aiohttp import web
 from appliance.daemon.control.links import LinkRoutes
 from appliance.daemon.control.mesh import MeshRoutes
 from appliance.daemon.control.replica import ReplicaRoutes
-from appliance.daemon.control.reply import streaming
 from appliance.daemon.control.roles import RoleRoutes
 from appliance.daemon.control.upkeep import UpkeepRoutes
 from appliance.daemon.node import Node
@@ -23,16 +22,16 @@ def routes(node: Node) -> list[web.RouteDef]:
         web.post("/v1/mesh/membership", mesh.join),
         web.get("/v1/key", mesh.key),
         web.get("/v1/replica/status", replica.status),
-        web.get("/v1/replica/watch", streaming(replica.watch)),
+        web.get("/v1/replica/watch", replica.watch),
         web.get("/v1/replica/batches", replica.log),
         web.get("/v1/replica/batches/{batch}", replica.show),
         web.get("/v1/replica/no-effect", replica.no_effect),
         web.get("/v1/replica/conflicts", replica.conflicts),
-        web.post("/v1/replica/verify", streaming(upkeep.verify)),
-        web.post("/v1/replica/rebuild", streaming(upkeep.rebuild)),
-        web.post("/v1/replica/export", streaming(upkeep.export)),
-        web.post("/v1/replica/import", streaming(upkeep.import_)),
-        web.post("/v1/replica/archive", streaming(upkeep.archive)),
+        web.post("/v1/replica/verify", upkeep.verify),
+        web.post("/v1/replica/rebuild", upkeep.rebuild),
+        web.post("/v1/replica/export", upkeep.export),
+        web.post("/v1/replica/import", upkeep.import_),
+        web.post("/v1/replica/archive", upkeep.archive),
         web.post("/v1/replica/checkpoints", upkeep.checkpoint),
         web.get("/v1/grants", roles.grants),
         web.post("/v1/grants", roles.grant),

@@ -82,6 +82,20 @@ def grant(row: GrantRow) -> records.Grant:
     )
 
 
+def node(view: reports.NodeView) -> records.Node:
+    """A node that the mesh knows."""
+    return records.Node(
+        node=str(NodeId(view.node)),
+        name=view.name,
+        roles=view.roles,
+        tags=view.tags,
+        endpoints=view.endpoints,
+        software=view.software,
+        member=bool(view.roles),
+        frozen=view.frozen,
+    )
+
+
 def verified(result: reports.Verified) -> records.Verified:
     """The outcome of a check."""
     return records.Verified(

@@ -93,7 +93,11 @@ def test_the_digest_is_the_one_that_other_nodes_compute() -> None:
     assert vector.digest().hex() == "e8f6c3f3d31c37048ef64ecc822b35b8851ccd9b3eb8cc35e6cf4a73e2340647"
     chain(vector, A, "a1", "a2")
     chain(vector, A, "b2", seq=2, prev="a1")
-    assert vector.digest().hex() == "4a8a4be94d5b18593e1a85a1794d56d6ae19d2e6c8c3ac7e8241f065d14cb61f"
+    assert vector.digest().hex() == "2409714442e4b8d9d7ac2550a8b27382685056775f3c65b0820de7b96f871a1a"
+
+
+def test_the_packed_form_is_the_one_that_other_nodes_send() -> None:
+    assert list(unpack(TWO)) == [(A, ((1, digest("a1")),)), (C, ((1, digest("c1")), (2, digest("c2"))))]
 
 
 def test_packed_entries_unpack_to_the_bucket() -> None:
@@ -110,6 +114,7 @@ def packed(author: bytes, heads: Heads) -> bytes:
 
 
 ONE = packed(A, ((1, digest("a1")),))
+TWO = ONE + packed(C, ((1, digest("c1")), (2, digest("c2"))))
 MALFORMED = [
     ("an author cut short", A[:31]),
     ("no count", A),

@@ -74,8 +74,7 @@ def test_both_ends_know_each_other_and_what_was_agreed(alice: Node, bob: Node) -
         assert channel.selected_alpn_protocol() == "http/1.1"
         assert channel.getpeercert() == {}
         assert not channel.session_reused
-        assert (channel.compression(), channel.session, channel.server_hostname) == (None, None, None)
-        assert (channel.shared_ciphers(), channel.selected_npn_protocol()) == (None, None)
+        assert (channel.session, channel.server_hostname) == (None, None)
     assert x509.load_der_x509_certificate(client.channel.getpeercert(binary_form=True)).issuer
     assert (client.channel.server_side, server.channel.server_side) == (False, True)
 
@@ -162,9 +161,7 @@ def test_another_group_is_found_even_if_openssl_agreed_on_it(
     alice: Node, groups: bytes, key: str, server: bool
 ) -> None:
     engine = lax(alice.key_file, groups)
-    ends = [
-        End(PqContext(engine, alice.credentials.certificate(), anybody), server=side) for side in (False, True)
-    ]
+    ends = [End(PqContext(engine, alice.credentials.certificate(), anybody), server=side) for side in (False, True)]
     with pytest.raises(TlsFailure) as caught:
         shake_hands(ends[0], ends[1])
     assert caught.value.refusal.key == key
@@ -194,10 +191,10 @@ def test_a_resumed_session_is_found_even_if_openssl_resumed_it(alice: Node) -> N
     client.channel.read()
     session = client.channel._connection.get_session()
     assert session is not None
-    client, server = End(context, server=False), End(context, server=True)
-    client.channel._connection.set_session(session)
+    again = End(context, server=False)  # the first is kept: OpenSSL spoils the session of one that was cut
+    again.channel._connection.set_session(session)
     with pytest.raises(TlsFailure) as caught:
-        shake_hands(client, server)
+        shake_hands(again, End(context, server=True))
     assert caught.value.refusal.key == "tls.resumed"
 
 
@@ -257,8 +254,8 @@ async def test_a_buffered_protocol_of_asyncio_is_served(alice: Node, bob: Node) 
         def __init__(self) -> None:
             self.buffer, self.got, self.done = bytearray(50_000), bytearray(), asyncio.Event()
 
-        def get_buffer(self, sizehint: int) -> bytearray:
-            return self.buffer
+        def get_buffer(self, sizehint: int) -> memoryview:
+            return memoryview(self.buffer)
 
         def buffer_updated(self, nbytes: int) -> None:
             self.got += self.buffer[:nbytes]

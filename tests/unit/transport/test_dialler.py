@@ -22,9 +22,7 @@ def test_the_wait_doubles_and_half_of_it_is_chance(attempt: int, jitter: float, 
     st.integers(1, 60),
     st.integers(60, 3600),
 )
-def test_the_wait_stays_within_its_limits_and_never_shrinks(
-    attempt: int, jitter: float, least: int, most: int
-) -> None:
+def test_the_wait_stays_within_its_limits_and_never_shrinks(attempt: int, jitter: float, least: int, most: int) -> None:
     limits = Limits(peer_backoff_min_s=least, peer_backoff_max_s=most)
     wait = backoff_s(attempt, jitter, limits)
     assert least <= wait <= most

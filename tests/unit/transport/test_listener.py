@@ -11,7 +11,7 @@ from aiohttp import web
 from appliance.core.ids import NodeId
 from appliance.core.limits import LIMITS, Limits
 from appliance.transport.dialler import Address
-from appliance.transport.listener import Listener, peer_of
+from appliance.transport.listener import Listener, StreamHandler, peer_of
 from appliance.transport.peers import PeerIdentity
 from appliance.transport.stream import SYNC_PATH, Stream
 from tests.unit.transport.rig import HOST, Echo, Manners, Node, listening, raw_client, until
@@ -74,20 +74,17 @@ async def test_stopping_says_goodbye_on_every_stream(alice: Node, bob: Node, car
 
 
 @pytest.mark.parametrize("state", ["half open", "refused", "idle", "deaf stream", "stubborn handler"])
-async def test_stopping_takes_less_than_two_seconds_whatever_peers_do(
-    alice: Node, bob: Node, state: str
-) -> None:
+async def test_stopping_takes_less_than_two_seconds_whatever_peers_do(alice: Node, bob: Node, state: str) -> None:
     class Stubborn:
         async def handle(self, peer: PeerIdentity, stream: Stream) -> None:
-            while True:
-                await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
     class Flood:
         async def handle(self, peer: PeerIdentity, stream: Stream) -> None:
             while True:
                 await stream.send(bytes(1 << 20))
 
-    handler = {"deaf stream": Flood(), "stubborn handler": Stubborn()}.get(state, Echo())
+    handlers: dict[str, StreamHandler] = {"deaf stream": Flood(), "stubborn handler": Stubborn()}
     context = Manners(bob.key()).context(bob.key_file.parent)
     if state == "refused":
         alice.strangers.add(bob.id)
@@ -95,12 +92,11 @@ async def test_stopping_takes_less_than_two_seconds_whatever_peers_do(
         f"GET {SYNC_PATH} HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
-    async with listening(alice, handler) as served, raw_client(context, served.address) as client:
+    async with listening(alice, handlers.get(state)) as served, raw_client(context, served.address) as client:
         if state != "half open":
             await client.handshake()
-        if "s" in state.split()[0][1:] or state == "deaf stream":
-            await client.send(upgrade.encode())
         if state in {"deaf stream", "stubborn handler"}:
+            await client.send(upgrade.encode())
             assert b" 101 " in await client.receive()
         await asyncio.sleep(0.05)  # the flood fills the sockets
         begin = time.monotonic()
@@ -124,6 +120,29 @@ async def test_nothing_is_left_after_hundreds_of_connections(alice: Node, bob: N
         await asyncio.sleep(0)
         gc.collect()
     assert [str(leak.message) for leak in leaks] == []
+
+
+async def test_a_flood_from_one_host_does_not_push_out_a_slow_peer_at_another(alice: Node) -> None:
+    async with listening(alice) as served:
+        slow, slow_writer = await asyncio.open_connection(HOST, served.address.port, local_addr=("127.0.0.2", 0))
+        flood = [await asyncio.open_connection(HOST, served.address.port) for _ in range(100)]
+        await until(lambda: served.listener.refusals["tls.half_open"] == 101 - LIMITS.half_open)
+        assert not slow.at_eof()
+        slow_writer.write(b"GET")
+        assert b"tls.plain" in await slow.read()  # it was still heard
+        for _, writer in [*flood, (slow, slow_writer)]:
+            writer.close()
+
+
+async def test_a_member_that_asks_for_nothing_is_let_go(alice: Node, bob: Node) -> None:
+    context = Manners(bob.key()).context(bob.key_file.parent)
+    async with (
+        listening(alice, limits=Limits(heartbeat_s=1)) as served,
+        raw_client(context, served.address) as client,
+    ):
+        await client.handshake()
+        await client.send(b"GET /x0t/sync/1 HTTP/1.1\r\nX-Slow: ")
+        assert await client.receive() == b""
 
 
 async def test_it_runs_as_a_job_until_cancelled(alice: Node, bob: Node) -> None:

@@ -24,7 +24,11 @@ def test_the_identity_is_the_hash_of_the_key_whatever_the_name() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    [ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048), mldsa.MLDSA44PrivateKey.generate()],
+    [
+        ec.generate_private_key(ec.SECP256R1()),
+        rsa.generate_private_key(65537, 2048),
+        mldsa.MLDSA44PrivateKey.generate(),
+    ],
     ids=["ECDSA", "RSA", "ML-DSA-44"],
 )
 def test_any_other_algorithm_is_refused(key: Key) -> None:
