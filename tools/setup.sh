@@ -46,11 +46,13 @@ machine_packages() {
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
 virtual_environment() {
-    local version
+    local version present
+    present=$(version_of .venv/bin/python) || true
+    [[ -z ${X0T_PYTHON:-} && ($present == 3.11 || $present == 3.12) ]] && return # made before, perhaps with X0T_PYTHON
     version=$(version_of "$python") || stop "$python does not start"
     [[ $version == 3.11 || $version == 3.12 ]] ||
         stop "$python is Python $version; 3.11 or 3.12 is needed (automerge has no wheel for others): set X0T_PYTHON to one"
-    [[ $(version_of .venv/bin/python) == "$version" ]] && return
+    [[ $present == "$version" ]] && return
     say "virtual environment with Python $version"
     rm -f "$stamps"/{build,run,dev,project}
     "$python" -m venv --clear .venv

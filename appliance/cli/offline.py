@@ -8,10 +8,39 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from appliance.core import paths
 from appliance.core.errors import error
+from appliance.core.ids import MeshId
+from appliance.core.records import ArchiveReport, Progress
+from appliance.replica import reports
+from appliance.replica.archive_check import verify_files
+from appliance.trust.descriptor import open_descriptor
+from appliance.trust.pqc import provider
+
+
+def verify_archives(files: Sequence[Path], trust: Path | None, show: Callable[[Progress], None]) -> ArchiveReport:
+    """Check archives, earlier ones first. `trust`: the descriptor of the mesh; without it a person compares the id."""
+    by = provider()
+    authority = open_descriptor(trust.read_bytes(), by.mldsa_verify).authority_key if trust is not None else None
+    with ExitStack() as stack:
+        opened = [stack.enter_context(file.open("rb")) for file in files]
+        for item in verify_files(opened, by.mldsa_verify, authority):
+            if not isinstance(item, reports.Progress):
+                return ArchiveReport(
+                    mesh=str(MeshId(item.mesh)),
+                    epoch=item.epoch,
+                    after=item.after,
+                    batches=item.batches,
+                    authors=item.authors,
+                    digest=item.digest.hex(),
+                    faults=item.faults,
+                )
+            show(Progress(stage="checking", done=item.done, total=item.total))
+    raise error("archive.form", reason="it ends too early")
 
 
 def discard_view(data_dir: Path | None) -> str:

@@ -11,10 +11,13 @@ from appliance.cli.session import Session, confirm, with_session, yes_option
 from appliance.core import units
 from appliance.core.errors import error
 from appliance.core.records import (
+    ArchiveAsk,
     Batch,
     BatchDetail,
+    CheckpointAsk,
     Conflict,
     FileAsk,
+    Imported,
     Moved,
     NoEffect,
     Rebuilt,
@@ -114,22 +117,53 @@ def conflicts(session: Session) -> None:
     session.out.table(found, ("KIND", "SUBJECT", "STANDS", "AGAINST", "WHY"), rows, "There are no conflicts.")
 
 
-@replica.command(epilog="Example: x0t replica verify; x0t replica verify --file archive.x0t")
-@click.option("--file", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="An archive.")
+@replica.command(epilog="Example: x0t replica verify; x0t replica verify --file 2025.x0t --file 2026.x0t")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Check this archive instead, without a daemon; earlier ones first, the last is the one in question.",
+)
+@click.option(
+    "--trust",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --file: the descriptor of the mesh that it must belong to.",
+)
 @with_session
-def verify(session: Session, file: Path | None) -> None:
-    """Check every signature, chain and digest of the log, or of an archive (with which no daemon is needed)."""
-    if file is not None:
-        from appliance.cli.offline import verify_archive
+def verify(session: Session, files: tuple[Path, ...], trust: Path | None) -> None:
+    """Check every signature, chain and digest of the log, or of an archive."""
+    if files:
+        from appliance.cli.offline import verify_archives
 
-        result = verify_archive(file)
-    else:
         with session.out.progress() as show_progress:
-            result = session.client.work("/replica/verify", None, Verified, show_progress)
-    rows = [("batches", result.batches), ("archived", result.archived), ("digest", result.digest)]
-    session.out.record(result, [*rows, ("faults", result.faults)])
-    if result.faults:
-        raise error("replica.corrupt", what="log" if file is None else "archive", reason=result.faults[0])
+            report = verify_archives(files, trust, show_progress)
+        session.out.record(
+            report,
+            [
+                ("mesh", report.mesh),
+                ("epoch", report.epoch or "export"),
+                ("needs archives up to", report.after or "none"),
+                ("batches", report.batches),
+                ("authors", report.authors),
+                ("digest", report.digest),
+                ("faults", report.faults),
+            ],
+        )
+        _demand_sound("archive", report.faults)
+        return
+    with session.out.progress() as show_progress:
+        result = session.client.work("/replica/verify", None, Verified, show_progress)
+    session.out.record(
+        result,
+        [
+            ("batches", result.batches),
+            ("archived", result.archived),
+            ("digest", result.digest),
+            ("faults", result.faults),
+        ],
+    )
+    _demand_sound("log", result.faults)
 
 
 @replica.command(epilog="Example: x0t replica rebuild --yes")
@@ -148,8 +182,10 @@ def rebuild(session: Session, offline: bool, data_dir: Path | None, sure: bool) 
     with session.out.progress() as show_progress:
         result = session.client.work("/replica/rebuild", None, Rebuilt, show_progress)
     same = result.before == result.after
-    batches, before, after = ("batches", result.batches), ("before", result.before), ("after", result.after)
-    session.out.record(result, [batches, before, after, ("equal", same)])
+    session.out.record(
+        result,
+        [("batches", result.batches), ("before", result.before), ("after", result.after), ("equal", same)],
+    )
     if not same:
         raise error("replica.corrupt", what="read model", reason="the rebuild gave another digest")
 
@@ -159,7 +195,9 @@ def rebuild(session: Session, offline: bool, data_dir: Path | None, sure: bool) 
 @with_session
 def export(session: Session, file: Path) -> None:
     """Write all batches to FILE, which any node of the mesh can import."""
-    _move(session, "/replica/export", file, "Exported {batches:,} batches to {path}.")
+    with session.out.progress() as show_progress:
+        moved = session.client.work("/replica/export", FileAsk(path=str(file.absolute())), Moved, show_progress)
+    session.out.done(moved, f"{moved.batches:,} batches are in {moved.path} ({moved.size_bytes:,} bytes).")
 
 
 @replica.command("import", epilog="Example: x0t replica import backup.x0t")
@@ -167,35 +205,45 @@ def export(session: Session, file: Path) -> None:
 @with_session
 def import_(session: Session, file: Path) -> None:
     """Take batches from FILE; each is checked like one from a peer."""
-    _move(session, "/replica/import", file, "Read {batches:,} batches, {new:,} of them new.")
+    with session.out.progress() as show_progress:
+        found = session.client.work("/replica/import", FileAsk(path=str(file.absolute())), Imported, show_progress)
+    waits = f"; {found.waiting:,} wait for others that are missing" if found.waiting else ""
+    session.out.done(found, f"{found.batches:,} batches, {found.new:,} of them new{waits}.")
+    if found.refused:
+        session.out.talk(f"Warning: refused {', '.join(counted(found.refused))}.")
 
 
-@replica.command(epilog="Example: x0t replica checkpoint --yes")
+@replica.command(epilog="Example: x0t replica checkpoint --older-than 30d --yes")
+@click.option("--older-than", default="0s", show_default=True, metavar="DURATION", help="Leave what is younger open.")
 @yes_option
 @with_session
-def checkpoint(session: Session, sure: bool) -> None:  # noqa: FBT001
-    """Close the epoch: what is unseen here and older loses its effect. Needs the role owner."""
-    confirm("Close the epoch? Batches that this node has not seen and that are older will have no effect.", sure=sure)
-    receipt = session.client.send("POST", "/replica/checkpoints", None, Receipt)
+def checkpoint(session: Session, older_than: str, sure: bool) -> None:  # noqa: FBT001
+    """Close the epoch: what this node has not seen and is older never takes effect. Needs the role owner."""
+    ask = CheckpointAsk(older_than_ms=units.parse_duration_ms(older_than))
+    confirm("Close the epoch? Older batches that this node has not seen will have no effect.", sure=sure)
+    receipt = session.client.send("POST", "/replica/checkpoints", ask, Receipt)
     session.out.receipt(receipt, "The epoch is closed")
 
 
 @replica.command(epilog="Example: x0t replica archive 2026.x0t --yes")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--epoch", type=click.IntRange(1), help="Which; default: the last that a checkpoint closed.")
 @yes_option
 @with_session
-def archive(session: Session, file: Path, sure: bool) -> None:  # noqa: FBT001
-    """Move the batches before the last checkpoint to FILE and free their space here."""
-    confirm(f"Move older batches to {file} and remove them from this node?", sure=sure)
-    _move(session, "/replica/archive", file, "Moved {batches:,} batches to {path}.")
-
-
-def _move(session: Session, path: str, file: Path, text: str) -> None:
+def archive(session: Session, file: Path, epoch: int | None, sure: bool) -> None:  # noqa: FBT001
+    """Write the batches of a closed epoch to FILE and free their space here."""
+    confirm(f"Move signed batches to {file} and remove them from this node?", sure=sure)
+    ask = ArchiveAsk(path=str(file.absolute()), epoch=epoch)
     with session.out.progress() as show_progress:
-        moved = session.client.work(path, FileAsk(path=str(file.absolute())), Moved, show_progress)
-    session.out.done(moved, text.format(batches=moved.batches, new=moved.new, path=moved.path))
+        moved = session.client.work("/replica/archive", ask, Moved, show_progress)
+    session.out.done(moved, f"{moved.batches:,} batches are in {moved.path}; {moved.removed:,} lost their bytes here.")
 
 
 def counted(counts: dict[str, int]) -> tuple[str, ...]:
     """Error keys with how often each occurred."""
     return tuple(f"{key} {count}" for key, count in sorted(counts.items()))
+
+
+def _demand_sound(what: str, faults: tuple[str, ...]) -> None:
+    if faults:
+        raise error("replica.corrupt", what=what, reason=faults[0])

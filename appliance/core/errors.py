@@ -3,9 +3,8 @@
 A family exists because a caller decides differently: Input (you), Denied (not you), State (not now),
 Unavailable (try later), Integrity (stop). A key is stable for ever; its message and hint may be reworded.
 An error renders as a problem of RFC 9457. This module never logs and never decides what to do next.
-
-Longer than other modules because the table must be one: its rows are data, three lines each.
 """
+# size: the table must be one; its rows are data, three lines each
 
 from __future__ import annotations
 
@@ -411,6 +410,9 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "grant.mesh": ErrorSpec(_Denied,
         "The grant {grant} belongs to another mesh.",
         "Ask the authority of this mesh."),
+    "grant.repeated": ErrorSpec(_Denied,
+        "The same grant was published before, in this batch's past.",
+        "Sign a new one: a grant counts from its first publication."),
     "grant.role": ErrorSpec(_Denied,
         "This needs the role {role}.",
         "Ask an owner for it: `x0t role grant`."),

@@ -81,6 +81,19 @@ class FileAsk(Record, frozen=True):
     path: Annotated[str, Meta(pattern="^/")]
 
 
+class ArchiveAsk(Record, frozen=True):
+    """A file for the batches that a checkpoint covers; without `epoch` the last one that was closed."""
+
+    path: Annotated[str, Meta(pattern="^/")]
+    epoch: Annotated[int, Meta(ge=1, lt=2**32)] | None = None
+
+
+class CheckpointAsk(Record, frozen=True):
+    """Close the epoch for all that is older than this."""
+
+    older_than_ms: Annotated[int, Meta(ge=0, le=2**47)]
+
+
 class LogAsk(Record, frozen=True):
     """Part of the log, newest first."""
 
@@ -273,6 +286,18 @@ class Verified(Record, frozen=True):
     faults: tuple[str, ...]
 
 
+class ArchiveReport(Record, frozen=True):
+    """The outcome of checking archives without a daemon: sound if there are no faults and the mesh is the one meant."""
+
+    mesh: str
+    epoch: int  # 0: an export
+    after: int  # it follows on the archives up to this epoch; 0: it stands alone
+    batches: int
+    authors: int
+    digest: str
+    faults: tuple[str, ...]
+
+
 class Rebuilt(Record, frozen=True):
     """The outcome of a rebuild: the digest before and after, which must be equal."""
 
@@ -282,12 +307,22 @@ class Rebuilt(Record, frozen=True):
 
 
 class Moved(Record, frozen=True):
-    """Batches that went to a file or came from one."""
+    """Batches that went to a file; `removed` of them lost their signed bytes here."""
+
+    path: str
+    batches: int
+    size_bytes: int
+    removed: int
+
+
+class Imported(Record, frozen=True):
+    """Batches that came from a file: how many were new, wait for others, or were refused, by error key."""
 
     path: str
     batches: int
     new: int
-    size_bytes: int
+    waiting: int
+    refused: dict[str, int]
 
 
 class Progress(Record, frozen=True, tag="progress", tag_field="event"):

@@ -20,6 +20,7 @@ from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
 from appliance.daemon import events
 from appliance.daemon.changes import Changes
+from appliance.replica.sync_pacing import PeerLedger
 from appliance.transport.dialler import Address, backoff_s
 from appliance.transport.peers import PeerIdentity
 from appliance.transport.stream import Stream
@@ -80,7 +81,7 @@ class Links:
         self._cut_all = False
         self._cut: set[NodeId] = set()
         self._restored = asyncio.Event()
-        self._penalty: dict[NodeId, tuple[int, float]] = {}  # offences, and the loop time until which it is left alone
+        self._ledger = PeerLedger(limits)
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("links")
 
     # -- what others ask
@@ -105,8 +106,7 @@ class Links:
 
     def is_open_to(self, node: NodeId) -> bool:
         """True unless the operator cut this node off or it misbehaved a moment ago."""
-        _, until_s = self._penalty.get(node, (0, 0.0))
-        return not self._cut_all and node not in self._cut and asyncio.get_running_loop().time() >= until_s
+        return not self._cut_all and node not in self._cut and self._ledger.may_connect(node.raw, _now_ms())
 
     async def cut(self, node: NodeId | None) -> int:
         """Close the link to a node, or all links, and keep them closed; returns how many were open."""
@@ -274,15 +274,17 @@ class Links:
         return True
 
     def _judge(self, peer: NodeId, err: BaseException) -> None:
-        """Leave a peer alone that broke the protocol: who is denied or lies, not who is merely unreachable."""
-        if not isinstance(err, DeniedError | IntegrityError):
-            return
-        offences = self._penalty.get(peer, (0, 0.0))[0]
-        wait_s = backoff_s(offences, 1.0, self._limits)
-        self._penalty[peer] = (offences + 1, asyncio.get_running_loop().time() + wait_s)
+        """Leave a peer alone that broke the protocol: who is denied, lies or stalls, not who is merely unreachable."""
+        if isinstance(err, DeniedError | IntegrityError) or (isinstance(err, X0tError) and err.key.startswith("sync.")):
+            self._ledger.record(peer.raw, err.key, _now_ms(), 1.0)
 
     def _penalty_left_s(self, peer: NodeId) -> float:
-        return self._penalty.get(peer, (0, 0.0))[1] - asyncio.get_running_loop().time()
+        grudge = self._ledger.grudge(peer.raw)
+        return 0.0 if grudge is None else (grudge.until_ms - _now_ms()) / 1000
+
+
+def _now_ms() -> int:
+    return int(asyncio.get_running_loop().time() * 1000)
 
 
 def parse_target(text: str) -> Target:

@@ -23,7 +23,7 @@ import msgspec
 from appliance.core import paths
 from appliance.core.errors import X0tError
 from appliance.daemon import config as settings
-from appliance.daemon import logging
+from appliance.daemon import logging, memory
 from appliance.daemon.config import Config
 from appliance.daemon.lock import DataDir
 from appliance.daemon.notify import READY, STOPPING, WATCHDOG, Notifier
@@ -45,6 +45,7 @@ def start(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; returns the exit code."""
     asked = _arguments(arguments)
     os.umask(0o077)  # nothing that this process makes is for others
+    memory.bound_arenas()
     try:
         config = _settings(asked)
     except X0tError as err:

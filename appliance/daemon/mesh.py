@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
 from appliance.core.errors import X0tError, error
 from appliance.core.ids import NodeId
-from appliance.daemon import events
+from appliance.daemon import events, memory
 from appliance.daemon.changes import Changes
 from appliance.daemon.config import Config
 from appliance.daemon.links import Links, Target, parse_target
@@ -26,6 +27,7 @@ from appliance.replica.operations import Operations
 from appliance.replica.queries import Queries
 from appliance.replica.rows import NodeRow
 from appliance.replica.service import Replica
+from appliance.storage.archive_file import ArchiveFile
 from appliance.transport.listener import Listener
 from appliance.trust.descriptor import Descriptor
 
@@ -69,6 +71,7 @@ class FollowedMesh:
             Job(name="links", run=self.links.run),
             Job(name="changes", run=self._follow_changes, critical=True),
             Job(name="announce", run=self._keep_announced),
+            Job(name="memory", run=self._trim),
             Job(name="replica", run=self._probe, period_s=PROBE_S, critical=True),
         ]
         if self.config.listen.address:
@@ -114,6 +117,10 @@ class FollowedMesh:
             if target is not None and target.address not in addresses:
                 found.append(target)
         self.links.want([*named, *found[: self.config.sync.announced_peers]])
+
+    def file(self, path: str) -> ArchiveFile:
+        """A file to export to or to import from."""
+        return ArchiveFile(Path(path))
 
     async def size(self) -> int:
         """Batches in the log."""
@@ -170,6 +177,14 @@ class FollowedMesh:
     def name(self) -> str:
         """What this node is called."""
         return self.config.node.name or socket.gethostname()
+
+    async def _trim(self) -> None:
+        """Give back to the kernel what a burst of batches needed for a moment."""
+        while True:
+            count = self.changes.count
+            await asyncio.sleep(memory.TRIM_EVERY_S)
+            await asyncio.to_thread(memory.trim)
+            await self.changes.after(count)
 
     async def _probe(self) -> None:
         """The writer answers: what the watchdog is fed for."""

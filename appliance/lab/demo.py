@@ -21,8 +21,8 @@ import msgspec
 
 from appliance.core.errors import X0tError
 from appliance.core.limits import LIMITS
-from appliance.core.records import Batch, Conflict, Grant, Node, NoEffect
-from appliance.lab.rig import Machine, RigError, machines, wait_equal
+from appliance.core.records import Batch, Conflict, FileAsk, Grant, Imported, Node, NoEffect
+from appliance.lab.rig import Machine, RigError, machines, refusal, wait_equal
 from appliance.transport.certificates import Credentials
 from appliance.transport.dialler import Address, Dialler
 from appliance.trust.keys import create_key, write_public_key
@@ -210,11 +210,22 @@ class Demo:
         said = asyncio.run(knock(key, Address("127.0.0.1", self.gateway.port)))
         self.check("a node with a key of its own that nobody granted a role", said == "tls.peer_unknown")
         self.check("a client that does not speak TLS", knock_plain(self.gateway.port) == "tls.plain")
+        self.check("an export of press with one flipped bit", self._import_tampered() == "archive.damaged")
         counts: Counter[str] = Counter()
         for machine in self.group:
             counts.update(machine.status().turned_away)
         self.say("          counted by the three: " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
         return dict(counts)
+
+    def _import_tampered(self) -> str:
+        """Export, flip a bit in the middle, and offer it to gateway; returns its refusal."""
+        file = self.press.directory / "export.x0t"
+        self.press.x0t("replica", "export", str(file))
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+        ask = FileAsk(path=str(file))
+        return refusal(lambda: self.gateway.client.work("/replica/import", ask, Imported, lambda _line: None))
 
     def stop(self) -> None:
         """SIGTERM to all three."""

@@ -1,37 +1,32 @@
 """Archives: batches in a file, for another node, for a backup, or in place of their signed bytes here.
 
-Export and archive write what this replica holds; import and verify trust nothing in a file but what the signatures in
-it prove from the mesh authority's key on. All of it is long work in short steps: generators that `maintenance.stepped`
-runs on the writer's thread. Nothing is removed from the log before the file was read back and every batch in it checked.
+Long work in short steps: generators that `maintenance.stepped` runs on the writer's thread. Nothing is removed from the
+log before the file was read back from the disk and every batch in it was checked. What a file proves to others is the
+business of `archive_check`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Mapping
 from typing import IO
 
-from appliance.core.errors import X0tError, error
-from appliance.core.ids import MeshId, mesh_id
-from appliance.core.limits import LIMITS, Limits
+from appliance.core.errors import error
 from appliance.replica.ancestry import Meta
 from appliance.replica.archive_format import ArchiveReader, ArchiveWriter, File, Header
-from appliance.replica.audit import Audit
-from appliance.replica.batch import Batch, SignedBatch, Verify, parse_batch, verify_batch
+from appliance.replica.batch import Batch, Verify, parse_batch, verify_batch
 from appliance.replica.engine import Engine
 from appliance.replica.entries import CheckpointEntry
+from appliance.replica.intake import short
 from appliance.replica.marks import Mark, Standing
-from appliance.replica.reports import ArchiveReport, Imported, Moved, Progress
-from appliance.replica.service import Replica
+from appliance.replica.reports import Moved, Progress
 from appliance.replica.stores import START, Indexed
 
-STEP = 128  # batches of one step
+STEP = 128  # batches of one step: some 30 ms with signatures
 PRUNE_STEP = 1_000  # batches of one transaction
-IMPORT_BYTES = 1 << 20  # bytes taken from a file at once
-FAULTS = 50  # named; a file with more is not worth reading on
 
 
 def export(engine: Engine, file: File) -> Generator[Progress | Moved, None, None]:
-    """Write all batches that have their signed bytes, as of now, in fold order."""
+    """Write all batches that have their signed bytes, as of now, in fold order. Raises `archive.*`."""
     last = engine.log.last_arrival()
     header = _header(engine, 0, engine.log.signed_up_to(last))
     with file.create() as out:
@@ -51,11 +46,10 @@ def archive(engine: Engine, file: File, epoch: int, check: Verify) -> Generator[
     covered = engine.epochs().covered(mark, batch)
     if covered is None:
         raise error("checkpoint.digest")
-    resumed = engine.log.archived_epoch() == epoch
-    if not resumed or not file.exists():
+    if engine.log.archived_epoch() != epoch or not file.exists():
         if engine.log.archived_epoch() >= epoch:
             raise error("archive.epoch", epoch=epoch)
-        chosen = _proof(engine, mark, batch, covered)
+        chosen = _with_proof(engine, mark, batch, covered)
         signed = sum(engine.log.blob(_row(engine, digest).arrival) is not None for digest in chosen)
         with file.create() as out:
             yield from _write(engine, out, _header(engine, epoch, signed), lambda row: row.meta.hash in chosen)
@@ -77,108 +71,89 @@ def checkpoint_of(engine: Engine, epoch: int) -> Mark:
     raise error("archive.checkpoint", epoch=epoch)
 
 
-async def import_(replica: Replica, file: File) -> AsyncGenerator[Progress | Imported, None]:
-    """Give the batches of a file to the replica, which takes them as from a peer that it does not know.
-
-    What was taken before a fault of the file shows stays: each batch proved itself. Raises `archive.*`.
-    """
-    identity = replica.engine.identity
-    batches = new = 0
-    refused: dict[str, int] = {}
-    waiting_before = await replica.run(lambda engine: len(engine.parking))
-    waiting = waiting_before
-    context = file.open()
-    reader = await replica.run(lambda engine: ArchiveReader(context.__enter__(), engine.limits))
-    try:
-        header = reader.header
-        if (header.mesh, header.authority_key, header.channel) != (
-            identity.mesh,
-            identity.authority_key,
-            identity.channel,
-        ):
-            raise error("archive.mesh", mesh=MeshId(header.mesh))
-        blobs = iter(reader)
-        while chunk := await replica.run(lambda _engine: _some(blobs)):
-            received = await replica.receive(chunk)
-            batches, new, waiting = batches + len(chunk), new + len(received.new), received.parked
-            for _, key in received.refused:
-                refused[key] = refused.get(key, 0) + 1
-            yield Progress(batches, header.count)
-    finally:
-        await replica.run(lambda _engine: context.__exit__(None, None, None))
-    stuck = max(0, waiting - waiting_before)
-    if stuck and header.after:
-        raise error("archive.earlier", batches=stuck, epoch=header.after)
-    yield Imported(path=file.name, batches=batches, new=new, waiting=stuck, refused=dict(sorted(refused.items())))
-
-
-def verify_files(
-    files: Sequence[IO[bytes]], check: Verify, authority_key: bytes | None = None, limits: Limits = LIMITS
-) -> Generator[Progress | ArchiveReport, None, None]:
-    """Check archives of one mesh with no replica: earlier ones first, the last is the one in question.
-
-    The chain of trust begins at `authority_key`, or else at the key that the last file names: then a person compares the
-    mesh id in the report. Raises `archive.*` where a file is not of the form; faults of batches are in the report.
-    """
-    readers = [ArchiveReader(file, limits) for file in files]
-    header = readers[-1].header
-    trusted = header.authority_key if authority_key is None else authority_key
-    _check_headers([reader.header for reader in readers], trusted)
-    places: list[tuple[int, int]] = []
-
-    def read(number: int) -> SignedBatch:
-        source, offset = places[number]
-        return parse_batch(readers[source].again(offset), limits)
-
-    audit = Audit(header.mesh, trusted, check, read, limits)
-    faults: list[str] = []
-    for source, reader in enumerate(readers):
-        for number, (offset, blob) in enumerate(reader):
-            places.append((source, offset))
-            _note(faults, _fault(audit, len(places) - 1, blob, header.channel))
-            if number % STEP == 0:
-                yield Progress(number, reader.header.count, faults[-1] if faults else "")
-    if header.epoch and audit.checkpoint(header.epoch) is None:
-        _note(faults, f"no checkpoint in force with a true digest closes the epoch {header.epoch}")
-    yield ArchiveReport(
-        mesh=header.mesh,
-        authority_key=trusted,
-        epoch=header.epoch,
-        after=header.after,
-        batches=header.count,
-        authors=audit.authors,
-        digest=readers[-1].digest,
-        faults=tuple(faults),
+def _header(engine: Engine, epoch: int, count: int) -> Header:
+    identity = engine.identity
+    return Header(
+        mesh=identity.mesh,
+        authority_key=identity.authority_key,
+        channel=identity.channel,
+        epoch=epoch,
+        after=engine.log.archived_epoch(),
+        count=count,
     )
 
 
-def _check_headers(headers: Sequence[Header], trusted: bytes) -> None:
-    """All of one mesh, that of the trusted key, and each following on the one before it."""
-    epoch = 0
-    for header in headers:
-        if header.mesh != mesh_id(trusted).raw or header.authority_key != trusted:
-            raise error("archive.mesh", mesh=MeshId(header.mesh))
-        if header.after > epoch:
-            raise error("archive.earlier", batches=header.count, epoch=header.after)
-        epoch = max(epoch, header.epoch)
+def _write(
+    engine: Engine, out: IO[bytes], header: Header, wanted: Callable[[Indexed], bool]
+) -> Generator[Progress, None, None]:
+    """Batches in fold order. What arrives meanwhile, at whatever place, is not wanted."""
+    writer = ArchiveWriter(out, header)
+    start, done = START, 0
+    while rows := engine.view.from_position(start, STEP):
+        for row in rows:
+            blob = engine.log.blob(row.arrival) if wanted(row) else None
+            if blob is not None:
+                writer.add(blob)
+                done += 1
+        start = (rows[-1].meta.hlc, rows[-1].meta.hash + b"\0")
+        yield Progress(done, header.count)
+    writer.finish()
 
 
-def _fault(audit: Audit, number: int, blob: bytes, channel: str) -> str:
-    """What is wrong with a batch of a file, or nothing; a sound one is taken in."""
-    try:
-        signed = parse_batch(blob)
-        if signed.batch.channel != channel:
-            raise error("batch.channel", batch=signed.hash[:6], channel=signed.batch.channel)
-        audit.take(number, signed)
-    except X0tError as err:
-        return f"batch number {number + 1}: {err}"
-    return ""
+def _with_proof(engine: Engine, mark: Mark, batch: Batch, covered: Mapping[bytes, Meta]) -> set[bytes]:
+    """Hashes that make the file stand alone: the checkpoint, what it covers, and what else all these follow."""
+    chosen = {mark.meta.hash, *covered}
+    stack = [*batch.dependencies(), *engine.authority.late_before(mark.meta)]
+    while stack:
+        digest = stack.pop()
+        if digest not in chosen:
+            chosen.add(digest)
+            stack.extend(engine.read(_row(engine, digest).arrival).batch.dependencies())
+    return chosen
 
 
-def _note(faults: list[str], fault: str) -> None:
-    if fault and len(faults) < FAULTS:
-        faults.append(fault)
+def _read_back(engine: Engine, reader: ArchiveReader, check: Verify) -> Generator[Progress, None, set[bytes]]:
+    """Check each batch of the file against the index and its author's key; returns their hashes."""
+    seen: set[bytes] = set()
+    for number, (_, blob) in enumerate(reader):
+        signed = parse_batch(blob, engine.limits)
+        key = engine.authority.key_of(signed.batch.author)
+        if engine.view.lookup(signed.hash) is None or key is None or not verify_batch(signed, key, check):
+            raise error("archive.unverified", reason=f"batch {short(signed.hash)} is not as it was received")
+        seen.add(signed.hash)
+        if number % STEP == 0:
+            yield Progress(number, reader.header.count)
+    return seen
 
 
-def _some(blobs: Generator[tuple[int, bytes], None, None] | object) -> list[bytes]:
-    raise NotImplementedError
+def _prune(
+    engine: Engine, covered: Mapping[bytes, Meta], seen: Container[bytes], epoch: int
+) -> Generator[Progress, None, int]:
+    """Drop signatures, a transaction a step; a batch that is not in the file keeps its own."""
+    candidates = [meta for meta in covered.values() if not meta.mark]
+    removed = 0
+    for start in range(0, max(1, len(candidates)), PRUNE_STEP):
+        if checkpoint_of(engine, epoch).meta.hash not in seen:
+            raise error("archive.checkpoint", epoch=epoch)  # another one took its place meanwhile
+        payloads: list[tuple[int, bytes]] = []
+        for meta in candidates[start : start + PRUNE_STEP]:
+            arrival = _row(engine, meta.hash).arrival
+            blob = engine.log.blob(arrival)
+            if blob is None:
+                continue
+            signed = parse_batch(blob, engine.limits)
+            if meta.hash not in seen:
+                raise error("archive.unverified", reason=f"batch {short(meta.hash)} is not in the file")
+            if all(kind != "change" for kind, _ in signed.batch.entries):
+                payloads.append((arrival, signed.payload))
+        engine.log.prune(payloads, epoch)
+        removed += len(payloads)
+        yield Progress(start, len(candidates))
+    return removed
+
+
+def _row(engine: Engine, digest: bytes) -> Indexed:
+    found = engine.view.lookup(digest)
+    if found is None:
+        raise error("replica.corrupt", what="index", reason=f"batch {short(digest)} is not in it")
+    return found

@@ -82,7 +82,9 @@ class ArchiveWriter:
     def finish(self) -> None:
         """Write the end. Raises `archive.changed` if there are not as many batches as the header says."""
         if self._left:
-            raise error("archive.changed", reason=f"{abs(self._left)} batches too {'few' if self._left > 0 else 'many'}")
+            raise error(
+                "archive.changed", reason=f"{abs(self._left)} batches too {'few' if self._left > 0 else 'many'}"
+            )
         self._put((0).to_bytes(4, "big"))
         self._out.write(self._digest.digest())
 

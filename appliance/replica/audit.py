@@ -26,13 +26,19 @@ class Audit:
     """One mesh and channel, from its first batch on. `read(number)` gives a batch again by the number it came with."""
 
     def __init__(
-        self, mesh: bytes, authority_key: bytes, check: Verify, read: Callable[[int], SignedBatch], limits: Limits = LIMITS
+        self,
+        mesh: bytes,
+        authority_key: bytes,
+        check: Verify,
+        read: Callable[[int], SignedBatch],
+        limits: Limits = LIMITS,
     ) -> None:
-        self.authority = Authority(Ancestry())
+        self.authority = Authority(Ancestry(), self._batch_at)
         self._check = check
         self._read = read
         self._index: dict[bytes, Indexed] = {}
         self._order: list[Position] = []
+        self._branches: dict[tuple[int, int], Meta] = {}
         marker = Marker(mesh, authority_key, self.authority, check, limits)
         self._intake = Intake(mesh, self.authority, marker, self._find, limits)
 
@@ -55,10 +61,13 @@ class Audit:
         if outcome is None:
             return False
         if isinstance(outcome, Missing):
-            raise error("replica.not_found", what=f"batch {short(outcome.hashes[0])}, which {short(signed.hash)} follows,")
+            raise error(
+                "replica.not_found", what=f"batch {short(outcome.hashes[0])}, which {short(signed.hash)} follows,"
+            )
         meta = outcome.meta
         self._index[meta.hash] = Indexed(number, meta)
         bisect.insort(self._order, meta.position)
+        self._branches[meta.branch, meta.seq] = meta
         self.authority.note_late(meta)
         self._close_epochs(signed)
         return True
@@ -87,6 +96,9 @@ class Audit:
             if isinstance(mark.body, CheckpointEntry) and mark.void is None:
                 epochs = Epochs(self._read, self, {}, self.authority)
                 self.authority.close_epoch(mark, epochs.close(mark, signed.batch))
+
+    def _batch_at(self, branch: int, seq: int) -> Meta | None:
+        return self._branches.get((branch, seq))
 
     def _find(self, digest: bytes) -> Meta | None:
         found = self._index.get(digest)

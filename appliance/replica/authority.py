@@ -237,7 +237,7 @@ class Authority:
     def _settle_all(self) -> None:
         for mark in self.marks:
             mark.standing, mark.reason = OPEN, ""
-        undecided = self.marks
+        undecided = list(self.marks)
         while undecided:
             waits: dict[Mark, list[Mark]] = {}
             for mark in undecided:
@@ -250,6 +250,9 @@ class Authority:
                 self._break_circle(waits)
                 remaining = [mark for mark in remaining if mark.standing is OPEN]
             undecided = remaining
+        for mark in self.marks:  # of several reasons, the same one in whatever order they were found
+            if mark.standing is OUT and mark.reason != "conflict":
+                mark.reason = self._judge(mark, [])[1]
 
     def _break_circle(self, waits: dict[Mark, list[Mark]]) -> None:
         """The most junior mark of a circle loses. Grants do not count: they rest on what came before them."""

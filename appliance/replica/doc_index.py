@@ -1,15 +1,13 @@
 """Index of one document: which changes it holds, and whether another one fits them.
 
-A change fits if it is what an honest writer would have made: its actor's next one, after changes that are
-here, with the counter that follows from them, replacing exactly the values that they show for its keys (the
-64 highest if there are more). All this depends on the change and its past alone. The order of arrival
-decides two things only: of changes with the same actor and number the first stays, and a full document takes
-no new key. The last change can be taken back. This module holds no values and never touches Automerge, which
-believes whatever a change says of its past.
+A change fits if it is what an honest writer would have made: its actor's next one, after changes that are here, with the
+counter that follows from them, replacing exactly the values that they show for its keys (the 64 highest if there are
+more). All this depends on the change and its past alone. The order of arrival decides two things only: of changes with
+the same actor and number the first stays, and a full document takes no new key. The last change can be taken back. This
+module holds no values and never touches Automerge, which believes whatever a change says of its past.
 
-A row is a change, in order of arrival; an operation is `row << 16 | position`. Ancestry is a bit set of
-rows. A row that followed all heads at its arrival *covers* everything before it, which ends most searches
-at once.
+A row is a change, in order of arrival; an operation is `row << 16 | position`. Ancestry is a bit set of rows. A row that
+followed all heads at its arrival *covers* everything before it, which ends most searches at once.
 """
 
 from __future__ import annotations
@@ -134,6 +132,10 @@ class DocIndex:
     def last_keys(self) -> tuple[str, ...]:
         """The keys that the last change touched; what `undo` would take back."""
         return self._keys[-1] if self._keys else ()
+
+    def last_actor(self) -> bytes:
+        """Who made the last change. IndexError if there is none."""
+        return self._actors[self._actor[-1]]
 
     def undo(self) -> bytes:
         """Take back the last change that came; returns its hash. IndexError if there is none."""

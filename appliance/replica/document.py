@@ -50,7 +50,7 @@ class Document:
         self.name = name
         self._limits = limits
         self._index = DocIndex(limits)
-        self._surplus: set[bytes] = set()  # changes that Automerge still holds although they were undone
+        self._surplus: dict[bytes, bytes] = {}  # changes that Automerge still holds although undone, and their actors
         self._broken = False
         with self._contained():
             self._core = core.Document()
@@ -98,17 +98,18 @@ class Document:
         """As `apply`, for a caller that has decoded the chunk and checked its form already."""
         self._check_open()
         self._index.admit(change, actor)
-        if change.hash in self._surplus:
-            self._surplus.discard(change.hash)
-        else:
+        if self._surplus.pop(change.hash, None) is None:
+            if change.actor in self._surplus.values():
+                with self._settled():  # a log forked: Automerge would not take another change with the same number
+                    pass
             self._receive(chunk, change)
         self._index.add(change)
 
     def undo(self) -> bytes:
         """Take back the last change; returns its hash. Cheap, unless it stays undone until the next read."""
         self._check_open()
-        digest = self._index.undo()
-        self._surplus.add(digest)
+        actor, digest = self._index.last_actor(), self._index.undo()
+        self._surplus[digest] = actor
         return digest
 
     def edit(self, puts: Mapping[str, Scalar], deletes: Sequence[str], actor: bytes, time_s: int) -> bytes:

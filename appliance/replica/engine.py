@@ -21,7 +21,16 @@ from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.ancestry import Ancestry, Meta
 from appliance.replica.authority import Authority, Span
-from appliance.replica.batch import Batch, Sign, SignedBatch, Verify, build_batch, parse_batch, parse_payload, verify_batch
+from appliance.replica.batch import (
+    Batch,
+    Sign,
+    SignedBatch,
+    Verify,
+    build_batch,
+    parse_batch,
+    parse_payload,
+    verify_batch,
+)
 from appliance.replica.documents import Documents, Name
 from appliance.replica.entries import ChangeEntry, CheckpointEntry, GrantEntry, parse
 from appliance.replica.epochs import WRONG_DIGEST, Epochs

@@ -50,8 +50,12 @@ class Epochs:
         self._pending = pending
         self._authority = authority
 
-    def up_to(self, horizon: int, checkpoint: Meta | None = None) -> dict[bytes, Meta]:
-        """Everything this replica holds up to a horizon, but for what came late to an epoch before the checkpoint's."""
+    def up_to(self, horizon: int) -> dict[bytes, Meta]:
+        """Everything this replica holds up to a horizon, but for what came late to an earlier epoch."""
+        late = self._authority.late_before(None)
+        return {digest: meta for digest, meta in self._held(horizon).items() if digest not in late}
+
+    def _held(self, horizon: int) -> dict[bytes, Meta]:
         found = {digest: item.meta for digest, item in self._pending.items() if item.meta.hlc <= horizon}
         start = START
         while rows := self._index.from_position(start, CHUNK):
@@ -60,8 +64,7 @@ class Epochs:
             if len(inside) < len(rows):
                 break
             start = (rows[-1].meta.hlc, rows[-1].meta.hash + b"\0")
-        late = self._authority.late_before(checkpoint)
-        return {digest: meta for digest, meta in found.items() if digest not in late}
+        return found
 
     def covered(self, mark: Mark, batch: Batch) -> dict[bytes, Meta] | None:
         """What the checkpoint of this batch covers; None if its digest is not that of what it names."""
@@ -78,13 +81,15 @@ class Epochs:
         body = mark.body
         if not isinstance(body, CheckpointEntry):
             return None, []
-        held = self.up_to(body.horizon, mark.meta)
+        held = self._held(body.horizon)
         before = self._last_before(mark)
         past = self._past_of(batch, before)
-        covered = {digest: meta for digest, meta in held.items() if digest in past or _left_in(before, meta)}
+        seen = {digest: meta for digest, meta in held.items() if digest in past or _left_in(before, meta)}
+        late = self._authority.late_before(mark.meta)
+        covered = {digest: meta for digest, meta in seen.items() if digest not in late}
         if len(covered) != body.count or covered_digest(covered.values()) != body.digest:
             return None, []
-        return covered, [meta for digest, meta in held.items() if digest not in covered]
+        return covered, [meta for digest, meta in held.items() if digest not in seen]
 
     def _last_before(self, mark: Mark) -> Epoch | None:
         """The furthest checkpoint in the past of this one: what that covers need not be walked again."""

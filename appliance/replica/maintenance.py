@@ -8,12 +8,11 @@ step is run on the writer's thread (`stepped`), and closing one early leaves not
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from itertools import zip_longest
 from typing import TypeVar
 
-from appliance.core.errors import X0tError, error
-from appliance.core.ids import BatchHash
+from appliance.core.errors import IntegrityError, UnavailableError, X0tError
 from appliance.replica.batch import SignedBatch, Verify, verify_batch
 from appliance.replica.engine import Engine
 from appliance.replica.queries import state_digest
@@ -28,9 +27,15 @@ FAULTS = 50  # named; a log that has more is not mended by reading them
 R = TypeVar("R")
 
 
-def rebuild(engine: Engine) -> Iterator[Progress | Rebuilt]:
-    """Make index and read model anew from the log. The digest of the read model must not change by it."""
-    before = state_digest(engine.view)
+def rebuild(engine: Engine) -> Generator[Progress | Rebuilt, None, None]:
+    """Make index and read model anew from the log. The digest of the read model must not change by it.
+
+    Where the view is too damaged to have a digest, that before is empty.
+    """
+    try:
+        before = state_digest(engine.view)
+    except IntegrityError:
+        before = b""
     with engine.view.scratch() as scratch:
         blank = engine.blank(scratch)
         done = 0
@@ -47,11 +52,11 @@ def rebuild(engine: Engine) -> Iterator[Progress | Rebuilt]:
     yield Rebuilt(batches=engine.view.size(), before=before, after=state_digest(engine.view))
 
 
-def verify(engine: Engine, check: Verify) -> Iterator[Progress | Verified]:
+def verify(engine: Engine, check: Verify) -> Generator[Progress | Verified, None, None]:
     """Read the whole log again: form, hash, signature, chain and admission of each batch; then index and read model.
 
     `check` verifies signatures. Of an archived batch only the payload is here: its hash and its place in the graph are
-    checked, its signature is for `archive.verify_files`.
+    checked, its signature is for `archive_check.verify_files`.
     """
     faults: list[str] = []
     archived = 0
@@ -72,9 +77,7 @@ def verify(engine: Engine, check: Verify) -> Iterator[Progress | Verified]:
                 _note(faults, fault)
                 if number % ROWS == 0:
                     yield Progress(done, done, fault)
-        yield Verified(
-            batches=scratch.size(), archived=archived, faults=tuple(faults), digest=state_digest(scratch)
-        )
+        yield Verified(batches=scratch.size(), archived=archived, faults=tuple(faults), digest=state_digest(scratch))
 
 
 def _fault(blank: Engine, check: Verify, row: tuple[int, bytes, bytes | None]) -> str:
@@ -101,8 +104,11 @@ def is_authentic(engine: Engine, signed: SignedBatch, check: Verify) -> bool:
 
 def _differences(live: View, fresh: View) -> Iterator[str]:
     """Row by row: nothing where both agree, else what does not."""
-    for left, right in zip_longest(live.dump_all(), fresh.dump_all()):
-        yield "" if left == right else f"the view differs from the log: {_text(left)} against {_text(right)}"
+    try:
+        for left, right in zip_longest(live.dump_all(), fresh.dump_all()):
+            yield "" if left == right else f"the view differs from the log: {_text(left)} against {_text(right)}"
+    except IntegrityError as err:
+        yield str(err)
 
 
 def _text(row: tuple[Value, ...] | None) -> str:
@@ -116,20 +122,17 @@ def _note(faults: list[str], fault: str) -> None:
         faults.append(fault)
 
 
-async def stepped(replica: Replica, begin: Callable[[Engine], Iterator[R]]) -> AsyncIterator[R]:
+async def stepped(replica: Replica, begin: Callable[[Engine], Generator[R, None, None]]) -> AsyncGenerator[R, None]:
     """What long work yields, each step run on the writer's thread between two groups of other work.
 
-    Closing the iterator (use `contextlib.aclosing`) ends the work; so does an error in a step, which is raised here.
+    Closing the iterator (use `contextlib.aclosing`) ends the work; an error in a step is raised here.
     """
     work = await replica.run(begin)
     try:
         while (item := await replica.run(lambda _engine: next(work, None))) is not None:
             yield item
     finally:
-        if isinstance(work, Iterator) and hasattr(work, "close"):
+        try:
             await replica.run(lambda _engine: work.close())
-
-
-def name_of(digest: bytes) -> str:
-    """A batch in the text that people see."""
-    return str(BatchHash(digest))
+        except UnavailableError:
+            pass  # the replica is closing; what is left of a scratch view goes at the next start

@@ -68,7 +68,10 @@ class Marker:
 
     def _mark_grant(self, mark: Mark, body: GrantEntry) -> None:
         grant = self._open(mark.meta, body.grant)
-        mark.grant, mark.grant_id = grant, grant_id(body.grant)
+        identity = grant_id(body.grant)
+        if any(g.grant_id == identity and self._is_published(g, mark) for g in self._authority.grants.get(grant.subject, ())):
+            raise error("grant.repeated")
+        mark.grant, mark.grant_id = grant, identity
         mark.body = OPENED  # the signed form is 5 KiB and stays in the log
         if grant.issuer == self._mesh:
             mark.root = True
@@ -96,19 +99,27 @@ class Marker:
             mark.grant = None
             raise error("grant.depth", limit=self._limits.grant_depth)
 
+    def _is_published(self, earlier: Mark, mark: Mark) -> bool:
+        return earlier.meta.hash == mark.meta.hash or self._authority.ancestry.precedes(earlier.meta, mark.meta)
+
     def _open(self, meta: Meta, blob: bytes) -> Grant:
         """The grant, if its issuer signed it and its issuer is who publishes it (or the mesh authority)."""
         issuer = peek_grant(blob).issuer
         if issuer == self._mesh:
             key: bytes | None = self._authority_key
         else:
-            key = self._authority.key_of(issuer) if issuer == meta.author else None
+            key = self._key_before(meta) if issuer == meta.author else None
         if key is None:
             raise error("grant.issuer")
         grant = open_grant(blob, self._verify, key)
         if grant.mesh != self._mesh:
             raise error("grant.mesh")
         return grant
+
+    def _key_before(self, meta: Meta) -> bytes | None:
+        """The author's key by a grant in the batch's past: another that came by chance must not matter."""
+        grants = self._authority.grants.get(meta.author, ())
+        return next((g.grant.subject_key for g in grants if g.grant and self._authority.precedes(g, meta)), None)
 
     def _mark_revocation(self, mark: Mark, body: RevokeEntry, lookup: Lookup) -> None:
         if body.cut_head is not None:

@@ -72,10 +72,12 @@ class Operations:
 
     async def set_tags(self, node: bytes, add: Sequence[str], remove: Sequence[str]) -> Receipt:
         """Change the tags of a node."""
+        self._demand(Role.ADMIN)
         return await self._replica.edit(lambda engine, now_ms: [self._tags(engine, node, add, remove, now_ms)])
 
     async def set_name(self, node: bytes, name: str) -> Receipt:
         """Give a node the name by which people know it; empty takes it away."""
+        self._demand(Role.ADMIN)
         return await self._replica.edit(lambda engine, now_ms: [self._name(engine, node, name, now_ms)])
 
     async def thaw(self, author: bytes, keep: bytes, reason: str) -> Receipt:

@@ -16,7 +16,16 @@ from appliance.replica.engine import Engine
 from appliance.replica.entry_text import entry_json
 from appliance.replica.fold import REASONS
 from appliance.replica.reports import BatchView, ConflictView, EntryView, LogLine, NodeView, Status
-from appliance.replica.rows import TABLES, DocumentRow, FrozenRow, GrantRow, NodeRow, NoEffectRow, RevocationRow, ThawRow
+from appliance.replica.rows import (
+    TABLES,
+    DocumentRow,
+    FrozenRow,
+    GrantRow,
+    NodeRow,
+    NoEffectRow,
+    RevocationRow,
+    ThawRow,
+)
 from appliance.replica.service import Replica
 from appliance.replica.stores import Indexed, View
 

@@ -127,3 +127,35 @@ class Rebuilt(msgspec.Struct, frozen=True):
     batches: int
     before: bytes
     after: bytes
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """Batches that were written to a file; `removed` of them lost their signed bytes here."""
+
+    path: str
+    batches: int
+    size_bytes: int
+    removed: int
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """Batches that were read from a file: how many were new, wait for others, or were refused (by error key)."""
+
+    path: str
+    batches: int
+    new: int
+    waiting: int
+    refused: dict[str, int]
+
+
+class ArchiveReport(msgspec.Struct, frozen=True):
+    """Result of checking a file without a replica. It is sound if there are no faults and the mesh is the one meant."""
+
+    mesh: bytes
+    authority_key: bytes
+    epoch: int  # it is the archive of this epoch; 0: an export
+    after: int  # it follows on the archives up to this epoch; 0: it stands alone
+    batches: int
+    authors: int
+    digest: bytes  # SHA-256 of the file without its last 32 bytes
+    faults: tuple[str, ...]

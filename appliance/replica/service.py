@@ -116,8 +116,8 @@ class Replica:
         self._closing = True
         await self._loop.run_in_executor(self._checker, lambda: None)
         await self._loop.run_in_executor(self._writer, self.engine.close)
-        self._writer.shutdown()
-        self._checker.shutdown()
+        for threads in (self._writer, self._checker):
+            await asyncio.to_thread(threads.shutdown)
 
     # -- writing
 

@@ -156,7 +156,7 @@ class SyncSession:
                 self._on_hello(frame)
             case frames.Round(digest):
                 self._mark = self._inflow.taken
-                self._rounds.on_digest(digest)
+                self._rounds.on_digest(digest, self._now_ms)
             case frames.Buckets(digests):
                 self._rounds.on_buckets(digests)
             case frames.Entries():
@@ -178,7 +178,7 @@ class SyncSession:
                 self._excused = True
                 self._events.append(PeerArchived(epoch))
             case frames.Ping(digest):
-                self._rounds.on_ping(digest)
+                self._rounds.on_ping(digest, self._now_ms)
             case frames.Bye(key):
                 self._closed = True
                 self._events.append(Closed(key))
@@ -208,7 +208,7 @@ class SyncSession:
         if hello.window < least:
             raise error("sync.window_small", window=hello.window, least=least)
         self._outflow.open(hello.window)
-        self._rounds.on_digest(hello.digest)
+        self._rounds.on_digest(hello.digest, self._now_ms)
 
     # --- batches --------------------------------------------------------------------------------------------
 

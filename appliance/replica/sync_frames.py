@@ -182,6 +182,7 @@ class FrameReader:
 
     def _parse(self, body: bytes) -> Frame:
         try:
-            return msgspec.convert(canonical.decode(body, limits=self._limits), Frame)
+            frame: Frame = msgspec.convert(canonical.decode(body, limits=self._limits), Frame)
         except (X0tError, msgspec.ValidationError) as err:
             raise error("sync.garbage", reason=str(err)) from err
+        return frame

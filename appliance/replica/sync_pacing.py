@@ -1,7 +1,7 @@
 """Pacing of peers: how long to leave one alone after it failed, and who is left alone now.
 
-Waits double with each failure in a row (RFC 9110 says nothing; the form is the "equal jitter" of exponential
-backoff), so peers do not knock in step. Pure: time and jitter are arguments. It never closes a connection.
+Waits double with each failure in a row and jitter spreads their upper half, so peers do not knock in step. Pure:
+time and jitter are arguments. It never closes a connection.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Final
 
 import msgspec
 
-from appliance.core.errors import ERRORS, UnavailableError
 from appliance.core.limits import Limits
 
 LEDGER_PEERS: Final = 1024  # four times the connections in all; of more, the one free soonest is forgotten
@@ -54,17 +53,11 @@ class PeerLedger:
         self._grudges[peer] = grudge
         return grudge
 
-    def settled(self, peer: bytes) -> None:
-        """The replicas were equal: a lost or slow link is forgiven, a peer that misbehaved is not."""
-        known = self._grudges.get(peer)
-        if known is not None and ERRORS[known.key].family is UnavailableError:
-            del self._grudges[peer]
-
     def may_connect(self, peer: bytes, now_ms: int) -> bool:
         """True unless the peer is left alone now."""
         known = self._grudges.get(peer)
         return known is None or now_ms >= known.until_ms
 
     def grudge(self, peer: bytes) -> Grudge | None:
-        """The last failure of a peer, for status."""
+        """The last failure of a peer."""
         return self._grudges.get(peer)

@@ -64,7 +64,8 @@ class Rounds:
         self.digest = vector.digest()  # as our Hello says it
         self._mine: bytes | None = self.digest
         self._theirs: bytes | None = None
-        self._unequal: tuple[bytes, bytes] | None = None
+        self._unequal: tuple[bytes, bytes] | None = None  # the digests that led to the last round
+        self._unequal_ms = 0
         self._buckets = b""
         self._entry_bytes = 0
         self._difference: Difference | None = None
@@ -111,7 +112,7 @@ class Rounds:
 
     # --- what the peer sends --------------------------------------------------------------------------------
 
-    def on_digest(self, digest: bytes) -> None:
+    def on_digest(self, digest: bytes, now_ms: int) -> None:
         """Hello, or Round: the peer ended the last round, so it has our Done.
 
         In answer to ours, it may be followed by Buckets at once; else `advance` goes on when all is stored.
@@ -120,7 +121,7 @@ class Rounds:
             raise error("sync.unsolicited")
         self._theirs = digest
         if self._mine is not None:
-            self._begin()
+            self._begin(now_ms)
 
     def on_buckets(self, digests: bytes) -> None:
         """Which buckets differ; in answer, our entries of these."""
@@ -152,10 +153,14 @@ class Rounds:
         """The peer sent all that our entries showed missing."""
         self.phase = Phase.LIVE
 
-    def on_ping(self, digest: bytes) -> None:
-        """The line was idle, so digests should be equal; if not, something was missed. Once for a pair of digests."""
+    def on_ping(self, digest: bytes, now_ms: int) -> None:
+        """The line was idle, so digests should be equal; if not, something was missed, or refused.
+
+        The same two digests are compared again only after the time in which a clock that is ahead is caught up with.
+        """
         pair = (self._vector.digest(), digest)
-        if self._is_between and pair[0] != digest and pair != self._unequal:
+        is_new = pair != self._unequal or now_ms >= self._unequal_ms + self._limits.clock_ahead_ms
+        if self._is_between and pair[0] != digest and is_new:
             self._due = True
 
     # --- what follows ---------------------------------------------------------------------------------------
@@ -173,7 +178,7 @@ class Rounds:
             if self._sent_done and self.phase is Phase.LIVE and settled:
                 self._end(self._difference, excused=excused)
         if self._difference is None and self._theirs is not None and settled:
-            self._begin()
+            self._begin(now_ms)
         if (due_ms := self.due_ms) is not None and now_ms >= due_ms and settled:
             self._begin_ours(now_ms)
 
@@ -191,9 +196,9 @@ class Rounds:
             self._window_ms, self._begun = now_ms, 0
         self._due = False
         self._begun += 1
-        self._begin()
+        self._begin(now_ms)
 
-    def _begin(self) -> None:
+    def _begin(self, now_ms: int) -> None:
         """Say our digest, unless it was said, and compare if both are known."""
         if self._mine is None:
             self._mine = self._vector.digest()
@@ -205,7 +210,7 @@ class Rounds:
         if pair[0] == pair[1]:
             self._in_sync(pair[0])
             return
-        self._unequal = pair
+        self._unequal, self._unequal_ms = pair, now_ms
         self._supply.forget_new()  # what was offered so far is in the vector: the round finds it
         self._buckets = self._vector.bucket_digests()
         self._send(frames.encode(frames.Buckets(self._buckets)))

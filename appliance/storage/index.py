@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import apsw
 
 from appliance.replica.ancestry import Branch, Meta, Reach
 from appliance.replica.stores import START, Indexed, Position, Value
+from appliance.storage.migrations import storage_error
 
 INDEX_TABLES = ("batches", "branches", "late")
 
@@ -20,6 +23,7 @@ INDEX_TABLES = ("batches", "branches", "late")
 class IndexStore:
     """Rows of the index. Writes happen inside the view's transaction."""
 
+    path: Path
     _db: apsw.Connection
 
     def index(self, rows: Iterable[Indexed]) -> None:
@@ -38,7 +42,7 @@ class IndexStore:
     def branches(self) -> list[Branch]:
         """All branches, by number."""
         query = "SELECT author, parent, from_seq FROM branches ORDER BY number"
-        return [Branch(author=a, parent=p, from_seq=s) for a, p, s in self._db.execute(query)]
+        return [Branch(author=a, parent=p, from_seq=s) for a, p, s in self._rows(query)]
 
     def lookup(self, digest: bytes) -> Indexed | None:
         """The index row of a batch by its hash."""
@@ -78,11 +82,11 @@ class IndexStore:
 
     def first_position(self, author: bytes, seq: int, after: Position) -> Position | None:
         """Place of the author's first batch with at least this seq that lies after a place."""
-        return self._db.execute(
+        query = (
             "SELECT hlc, hash FROM batches WHERE branch IN (SELECT number FROM branches WHERE author = ?) AND seq >= ? "
-            "AND (hlc, hash) > (?, ?) ORDER BY hlc, hash LIMIT 1",
-            (author, seq, *after),
-        ).fetchone()
+            "AND (hlc, hash) > (?, ?) ORDER BY hlc, hash LIMIT 1"
+        )
+        return next(self._rows(query, (author, seq, *after)), None)
 
     def at_seq(self, author: bytes, seq: int) -> list[bytes]:
         """Hashes of the author's batches with this seq, sorted: more than one where its log forks."""
@@ -90,7 +94,7 @@ class IndexStore:
             "SELECT hash FROM batches WHERE branch IN (SELECT number FROM branches WHERE author = ?) AND seq = ? "
             "ORDER BY hash"
         )
-        return [digest for (digest,) in self._db.execute(query, (author, seq))]
+        return [digest for (digest,) in self._rows(query, (author, seq))]
 
     def batch_at(self, branch: int, seq: int) -> Meta | None:
         """The batch with this seq on a branch."""
@@ -99,18 +103,15 @@ class IndexStore:
 
     def last_position(self) -> Position:
         """Place of the last folded batch."""
-        found: Position | None = self._db.execute(
-            "SELECT hlc, hash FROM batches ORDER BY hlc DESC, hash DESC LIMIT 1"
-        ).fetchone()
-        return found or START
+        return next(self._rows("SELECT hlc, hash FROM batches ORDER BY hlc DESC, hash DESC LIMIT 1"), START)
 
     def last_arrival(self) -> int:
         """Arrival number up to which the log was folded."""
-        return int(self._db.execute("SELECT coalesce(max(arrival), 0) FROM batches").get)
+        return self._count("SELECT coalesce(max(arrival), 0) FROM batches")
 
     def late(self) -> list[tuple[bytes, bytes, int]]:
         """(batch, checkpoint batch, entry) for each batch that came too late for an epoch; more than one may say so."""
-        return list(self._db.execute("SELECT hash, checkpoint, entry FROM late"))
+        return list(self._rows("SELECT hash, checkpoint, entry FROM late"))
 
     def add_late(self, rows: Iterable[tuple[bytes, bytes, int]]) -> None:
         """Remember batches that came too late for an epoch."""
@@ -118,24 +119,34 @@ class IndexStore:
 
     def size(self) -> int:
         """Number of indexed batches."""
-        return int(self._db.execute("SELECT count(*) FROM batches").get)
+        return self._count("SELECT count(*) FROM batches")
 
     def authors(self) -> int:
         """Number of authors."""
-        return int(self._db.execute("SELECT count(DISTINCT author) FROM branches").get)
+        return self._count("SELECT count(DISTINCT author) FROM branches")
 
     def dump_index(self) -> Iterator[tuple[Value, ...]]:
         """Every row of the index, in one order: equal for two views of one log."""
         for table in INDEX_TABLES:
-            for row in self._db.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3"):
+            for row in self._rows(f"SELECT * FROM {table} ORDER BY 1, 2, 3"):
                 yield (table, *row)
+
+    def _rows(self, query: str, bindings: Sequence[Value] = ()) -> Iterator[Any]:
+        """Rows of a query, whose columns its caller knows; what SQLite reports is raised as coded."""
+        try:
+            yield from self._db.execute(query, bindings)
+        except apsw.Error as err:
+            raise storage_error(err, str(self.path)) from err
+
+    def _count(self, query: str) -> int:
+        return int(next(self._rows(query))[0])
 
     def _select(self, where: str, bindings: Sequence[Value]) -> Iterator[Indexed]:
         query = (
             "SELECT arrival, hash, author, seq, hlc, branch, reach, mark FROM batches "
             f"JOIN branches ON branches.number = batches.branch {where}"
         )
-        for arrival, digest, author, seq, hlc, branch, reach, mark in self._db.execute(query, bindings):
+        for arrival, digest, author, seq, hlc, branch, reach, mark in self._rows(query, bindings):
             yield Indexed(
                 arrival,
                 Meta(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import apsw
 
-from appliance.storage.migrations import LOG, open_database, storage_error
+from appliance.storage.migrations import LOG, open_database, storage_error, transaction
 
 ARCHIVED = "archived"  # meta: the last epoch that was moved to an archive
 
@@ -28,7 +28,7 @@ class LogStore:
 
     def append(self, batches: Sequence[tuple[bytes, bytes]]) -> int:
         """Store (hash, blob) pairs in one durable transaction; returns the arrival number of the last."""
-        with self._coded(), self._db:
+        with self._coded(), transaction(self._db):
             self._db.executemany("INSERT INTO batches (hash, blob) VALUES (?, ?)", batches)
         return self._db.last_insert_rowid()
 
@@ -63,11 +63,16 @@ class LogStore:
             return int(self._db.execute("SELECT coalesce(max(arrival), 0) FROM batches").get)
 
     def prune(self, payloads: Sequence[tuple[int, bytes]], epoch: int) -> None:
-        """Keep only (arrival, payload) of batches that the archive of this epoch now holds; durable."""
-        with self._coded(), self._db:
-            self._db.executemany(
-                "UPDATE batches SET blob = NULL, payload = ? WHERE arrival = ?", [(p, number) for number, p in payloads]
-            )
+        """Keep only (arrival, payload) of batches that the archive of this epoch now holds; durable.
+
+        Rows are removed and put back, because SQLite never gives back the page of a row that merely became smaller.
+        """
+        find, remove = "SELECT hash FROM batches WHERE arrival = ?", "DELETE FROM batches WHERE arrival = ?"
+        put = "INSERT INTO batches (arrival, hash, payload) VALUES (?, ?, ?)"
+        with self._coded(), transaction(self._db):
+            rows = [(number, self._db.execute(find, (number,)).get, payload) for number, payload in payloads]
+            self._db.executemany(remove, [(number,) for number, _ in payloads])
+            self._db.executemany(put, rows)
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (ARCHIVED, b"%d" % epoch))
 
     def archived_epoch(self) -> int:
@@ -83,7 +88,9 @@ class LogStore:
     def size_bytes(self) -> int:
         """Bytes that the log takes on the disk, without what a pruning has freed."""
         with self._coded():
-            pages, free, size = (self._number(f"PRAGMA {name}") for name in ("page_count", "freelist_count", "page_size"))
+            pages, free, size = (
+                self._number(f"PRAGMA {name}") for name in ("page_count", "freelist_count", "page_size")
+            )
         return (pages - free) * size
 
     def get(self, key: str) -> bytes | None:
@@ -94,7 +101,7 @@ class LogStore:
 
     def put(self, key: str, value: bytes) -> None:
         """Keep a named value, durably."""
-        with self._coded(), self._db:
+        with self._coded(), transaction(self._db):
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def check(self) -> list[str]:

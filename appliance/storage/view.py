@@ -16,8 +16,8 @@ import msgspec
 
 from appliance.replica.rows import DERIVED, TABLES, DocumentRow, NoEffectRow, Row
 from appliance.replica.stores import START, Position, Value
-from appliance.storage.index import INDEX_TABLES, IndexStore
-from appliance.storage.migrations import VIEW, open_database, storage_error
+from appliance.storage.index import IndexStore
+from appliance.storage.migrations import VIEW, open_database, storage_error, transaction
 
 
 class _Table:
@@ -73,7 +73,7 @@ class ViewStore(IndexStore):
     def transaction(self) -> Iterator[None]:
         """All or nothing; a failure inside leaves the database as it was. What SQLite reports is raised as coded."""
         try:
-            with self._db:
+            with transaction(self._db):
                 yield
         except apsw.Error as err:
             raise storage_error(err, str(self.path)) from err
@@ -90,7 +90,7 @@ class ViewStore(IndexStore):
     def get(self, row: type[Row], *key: Value) -> Row | None:
         """The row with this key."""
         table = _TABLES[row.TABLE]
-        found = self._db.execute(table.select, key).fetchone()
+        found = next(self._rows(table.select, key), None)
         return None if found is None else table.record(found)
 
     def put(self, row: Row) -> None:
@@ -98,7 +98,7 @@ class ViewStore(IndexStore):
         table = _TABLES[row.TABLE]
         values = table.values(row)
         key = values[: table.key]
-        self._record(row.TABLE, key, self._db.execute(table.select, key).fetchone())
+        self._record(row.TABLE, key, next(self._rows(table.select, key), None))
         self._db.execute(table.put, values)
 
     def _record(self, table: str, key: Sequence[Value], old: Sequence[Value] | None) -> None:
@@ -123,7 +123,7 @@ class ViewStore(IndexStore):
         """Take back what batches at or after this place did to the rows."""
         self.flush()
         query = "SELECT tbl, key, old FROM undo WHERE (hlc, hash) >= (?, ?) ORDER BY hlc DESC, hash DESC, step DESC"
-        steps: list[tuple[str, bytes, bytes | None]] = list(self._db.execute(query, position))
+        steps: list[tuple[str, bytes, bytes | None]] = list(self._rows(query, position))
         for name, key, old in steps:
             table = _TABLES[name]
             if old is None:
@@ -138,7 +138,7 @@ class ViewStore(IndexStore):
             "SELECT document, epoch, change FROM document_changes WHERE (hlc, batch) >= (?, ?) "
             "ORDER BY hlc DESC, batch DESC, entry DESC"
         )
-        return [((document, epoch), change) for document, epoch, change in self._db.execute(query, position)]
+        return [((document, epoch), change) for document, epoch, change in self._rows(query, position)]
 
     def replace(self, row: type[Row], keys: Iterable[Sequence[Value]], rows: Iterable[Row]) -> None:
         """Set derived rows: those with these keys go, these come. Derived rows are not journalled."""
@@ -151,27 +151,27 @@ class ViewStore(IndexStore):
     def rows(self, row: type[Row]) -> Iterator[Row]:
         """All rows of a table in key order."""
         table = _TABLES[row.TABLE]
-        for values in self._db.execute(table.dump):
+        for values in self._rows(table.dump):
             yield table.record(values)
 
     def dump(self, row: type[Row]) -> Iterator[tuple[Value, ...]]:
         """Raw column values of a table in key order: what two replicas compare."""
-        return iter(self._db.execute(_TABLES[row.TABLE].dump))
+        return self._rows(_TABLES[row.TABLE].dump)
 
     def count(self, row: type[Row]) -> int:
         """Number of rows of a table."""
-        return int(self._db.execute(f"SELECT count(*) FROM {row.TABLE}").get)
+        return self._count(f"SELECT count(*) FROM {row.TABLE}")
 
     def without_effect(self, limit: int) -> list[NoEffectRow]:
         """Entries that are kept and have no effect, the last in the fold first."""
         query = f"{_TABLES[NoEffectRow.TABLE].all} ORDER BY hlc DESC, batch DESC, entry LIMIT ?"
-        return [msgspec.convert(values, NoEffectRow) for values in self._db.execute(query, (limit,))]
+        return [NoEffectRow(*values) for values in self._rows(query, (limit,))]
 
     def contested(self) -> list[DocumentRow]:
         """Document keys whose value won over others, in key order."""
         table = _TABLES[DocumentRow.TABLE]
         query = f"{table.all} WHERE rivals != '[]' ORDER BY document, epoch, key"
-        return [row for v in self._db.execute(query) if isinstance(row := table.record(v), DocumentRow)]
+        return [row for v in self._rows(query) if isinstance(row := table.record(v), DocumentRow)]
 
     def changes(self) -> tuple[int, int]:
         """Moves whenever something is written: what was computed from the rows holds while it stands still."""
@@ -180,10 +180,10 @@ class ViewStore(IndexStore):
     def dump_all(self) -> Iterator[tuple[Value, ...]]:
         """Index, journal and every table of the read model, row by row: equal for two views of one log."""
         yield from self.dump_index()
-        for row in self._db.execute("SELECT * FROM undo ORDER BY hlc, hash, step"):
+        for row in self._rows("SELECT * FROM undo ORDER BY hlc, hash, step"):
             yield ("undo", *row)
         for name, table in _TABLES.items():
-            for row in self._db.execute(table.dump):
+            for row in self._rows(table.dump):
                 yield (name, *row)
 
     # -- other copies

@@ -22,6 +22,7 @@ from appliance.core.records import (
     FileAsk,
     Grant,
     GrantAsk,
+    Imported,
     Key,
     LinkAsk,
     Links,
@@ -129,7 +130,7 @@ def test_a_grant_and_its_revocation_are_batches_with_effect(founder: Machine, tm
     made = founder.client.send("POST", "/grants", ask, Receipt)
     assert made.effects == ("",)
     node = next(n for n in founder.client.get("/nodes", tuple[Node, ...]) if n.node != founder.key().node)
-    assert (node.roles, node.member) == (("operator",), True)
+    assert (node.roles, node.member) == (("member", "operator"), True)
     gone = founder.client.send("POST", "/revocations", RevokeAsk(node=node.node), Receipt)
     assert gone.effects == ("",)
     node = next(n for n in founder.client.get("/nodes", tuple[Node, ...]) if n.node == node.node)
@@ -199,10 +200,10 @@ def test_an_export_is_imported_by_a_daemon_that_has_only_the_descriptor(founder:
         reader.client.send(
             "POST", "/mesh/membership", MeshJoin(descriptor=founder.client.get("/mesh", Mesh).descriptor), Mesh
         )
-        moved = reader.client.work("/replica/import", FileAsk(path=str(tmp_path / "out.x0t")), Moved, silent)
+        moved = reader.client.work("/replica/import", FileAsk(path=str(tmp_path / "out.x0t")), Imported, silent)
         assert (moved.batches, moved.new) == (out.batches, out.batches)
         assert reader.status().digest == founder.status().digest
-        again = reader.client.work("/replica/import", FileAsk(path=str(tmp_path / "out.x0t")), Moved, silent)
+        again = reader.client.work("/replica/import", FileAsk(path=str(tmp_path / "out.x0t")), Imported, silent)
         assert again.new == 0
 
 

@@ -1,4 +1,4 @@
-"""Whom a node refuses, on both sides of a connection, and what the refused side is told.
+"""Whom a listening node refuses, and what the refused side is told.
 
 The other side is real: Python's own ssl, or OpenSSL with groups, versions and certificates of its choice.
 """
@@ -8,64 +8,28 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 from OpenSSL import SSL
 from OpenSSL._util import lib as openssl
 
-from appliance.core.errors import ERRORS, X0tError
-from appliance.core.ids import node_id
 from appliance.core.limits import Limits
-from appliance.transport.dialler import Address
-from appliance.transport.listener import Listener
+from tests.unit.transport.manners import BAD_CERTIFICATES, BAD_TLS, ECDSA, MLDSA, UPGRADE, Manners, make_id
 from tests.unit.transport.rig import (
     HOST,
+    QUICK,
     Echo,
-    Manners,
     Node,
     RawTls,
-    certificate,
+    counted,
     listening,
     make_node,
-    plain_server,
     raw_client,
     raw_server,
+    refusal_of,
     until,
 )
-
-UPGRADE = (
-    b"GET /x0t/sync/1 HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
-MLDSA = mldsa.MLDSA65PrivateKey.generate()
-MLDSA44 = mldsa.MLDSA44PrivateKey.generate()
-ECDSA = ec.generate_private_key(ec.SECP384R1())
-RSA = rsa.generate_private_key(65537, 2048)
-EXPIRED = certificate(MLDSA, timedelta(days=-3), days=2)
-NOT_YET = certificate(MLDSA, timedelta(hours=1))
-QUICK = Limits(handshake_s=1)
-
-# A TLS end that ends in an alert: how it behaves, the key under which the node refuses it.
-BAD_TLS = {
-    "X25519 alone": (Manners(MLDSA, groups=b"X25519"), "tls.group"),
-    "P-256 alone": (Manners(MLDSA, groups=b"P-256"), "tls.group"),
-    "ML-KEM-768 alone": (Manners(MLDSA, groups=b"MLKEM768"), "tls.group"),
-    "ML-KEM-1024 alone": (Manners(MLDSA, groups=b"MLKEM1024"), "tls.group"),
-    "another hybrid": (Manners(MLDSA, groups=b"SecP256r1MLKEM768"), "tls.group"),
-    "TLS 1.2": (Manners(ECDSA, groups=b"P-256", version=SSL.TLS1_2_VERSION), "tls.version"),
-}
-# A TLS end that finishes the handshake, and whose certificate the node then refuses.
-BAD_CERTIFICATES = {
-    "ECDSA": (Manners(ECDSA), "tls.certificate"),
-    "RSA": (Manners(RSA), "tls.certificate"),
-    "ML-DSA-44": (Manners(MLDSA44), "tls.certificate"),
-    "expired": (Manners(MLDSA, EXPIRED), "tls.peer_expired"),
-    "not yet valid": (Manners(MLDSA, NOT_YET), "tls.peer_not_yet"),
-    "unknown key": (Manners(MLDSA), "tls.peer_unknown"),
-}
 
 
 @pytest.fixture
@@ -78,23 +42,6 @@ def node(tmp_path: Path) -> Node:
 @pytest.fixture
 def friend(tmp_path: Path) -> Node:
     return make_node(tmp_path, "friend")
-
-
-def make_id(key: mldsa.MLDSA65PrivateKey) -> bytes:
-    return node_id(key.public_key().public_bytes_raw()).raw
-
-
-async def counted(listener: Listener, key: str, times: int = 1) -> None:
-    """Exactly this refusal was counted, and the key is a documented one."""
-    assert key in ERRORS
-    await until(lambda: listener.refusals.total() >= times)
-    assert dict(listener.refusals) == {key: times}
-
-
-async def refusal_of(node: Node, address: Address, expected: bytes | None = None) -> X0tError:
-    with pytest.raises(X0tError) as caught:
-        await node.dialler(QUICK).open(address, expected)
-    return caught.value
 
 
 class TestTheListenerRefuses:
@@ -290,100 +237,3 @@ class TestTheListenerRefuses:
             await stream.close()
             for _, writer in idle:
                 writer.close()
-
-
-class TestTheDiallerRefuses:
-    @pytest.mark.parametrize("name", BAD_TLS)
-    async def test_bad_tls(self, node: Node, tmp_path: Path, name: str) -> None:
-        manners, key = BAD_TLS[name]
-        async with raw_server(manners.context(tmp_path), never) as address:
-            assert (await refusal_of(node, address)).key == key
-
-    @pytest.mark.parametrize("name", BAD_CERTIFICATES)
-    async def test_a_bad_certificate_without_sending_a_byte(self, node: Node, tmp_path: Path, name: str) -> None:
-        manners, key = BAD_CERTIFICATES[name]
-        got: list[bytes] = []
-
-        async def collect(end: RawTls) -> None:
-            got.append(await end.receive())
-
-        async with raw_server(manners.context(tmp_path), collect) as address:
-            assert (await refusal_of(node, address)).key == key
-        assert b"".join(got) == b""
-
-    async def test_another_key_than_expected_even_if_permitted(self, node: Node, friend: Node) -> None:
-        async with listening(friend) as served:
-            refusal = await refusal_of(node, served.address, expected=bytes(32))
-            assert refusal.key == "tls.peer_key"
-            assert await is_reachable(node, served.address, expected=friend.id)
-            assert await is_reachable(node, served.address, expected=None)
-
-    async def test_a_server_that_speaks_first_and_plainly(self, node: Node) -> None:
-        async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
-            await reader.read()
-
-        async with plain_server(greet) as address:
-            assert (await refusal_of(node, address)).key == "tls.plain"
-
-    async def test_a_server_that_says_nothing(self, node: Node) -> None:
-        async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while await reader.read(65536):
-                pass
-
-        async with plain_server(wait) as address:
-            assert (await refusal_of(node, address)).key == "tls.handshake_timeout"
-
-    async def test_a_server_that_hangs_up(self, node: Node) -> None:
-        async with plain_server(ignore) as address:
-            assert (await refusal_of(node, address)).key == "tls.unreachable"
-
-    async def test_an_address_where_nobody_listens(self, node: Node) -> None:
-        async with plain_server(ignore) as address:
-            pass
-        refusal = await refusal_of(node, address)
-        assert (refusal.key, refusal.detail["address"]) == ("tls.unreachable", str(address))
-
-    @pytest.mark.parametrize(
-        "answer, reason",
-        [
-            (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n", "HTTP status 302"),
-            (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "HTTP status 404"),
-            (b"HTTP/1.1 403 No\r\nX0t-Refusal: tls.peer_unknown\r\nContent-Length: 0\r\n\r\n", "tls.peer_unknown"),
-        ],
-    )
-    async def test_an_answer_that_is_no_stream(
-        self, node: Node, friend: Node, tmp_path: Path, answer: bytes, reason: str
-    ) -> None:
-        async def say(end: RawTls) -> None:
-            await end.receive()
-            await end.send(answer)
-            await end.receive()
-
-        async with raw_server(Manners(friend.key()).context(tmp_path), say) as address:
-            refusal = await refusal_of(node, address, friend.id)
-        assert (refusal.key, refusal.detail["reason"]) == ("tls.refused", reason)
-
-    async def test_to_misunderstand_the_refusal_of_a_node(self, node: Node, friend: Node) -> None:
-        """What the other side counts is what the dialler learns."""
-        friend.strangers.add(node.id)
-        async with listening(friend) as served:
-            refusal = await refusal_of(node, served.address, friend.id)
-            await counted(served.listener, "tls.peer_unknown")
-        assert (refusal.key, refusal.detail["reason"]) == ("tls.refused", "tls.peer_unknown")
-
-
-async def never(_: RawTls) -> None:
-    raise AssertionError("the handshake ended well")
-
-
-async def ignore(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    return
-
-
-async def is_reachable(node: Node, address: Address, expected: bytes | None) -> bool:
-    stream = await node.dialler().open(address, expected)
-    await stream.send(b"?")
-    answer = await stream.receive()
-    await stream.close()
-    return answer == b"?"

@@ -94,7 +94,7 @@ def test_a_revoked_machine_is_cut_off_and_what_it_wrote_unseen_has_no_effect(tmp
 
 def test_the_commands_refuse_with_the_documented_exit_codes(tmp_path: Path) -> None:
     with machines(tmp_path, ("one", "two")) as (one, two):
-        together(tmp_path, one, two, role="member")
+        together(tmp_path, one, two, "member")
         node = two.key().node
         two.x0t("tag", "set", node, "mine", expect=3)  # a member may not: denied
         one.x0t("mesh", "create", "again", expect=4)  # state
@@ -103,13 +103,13 @@ def test_the_commands_refuse_with_the_documented_exit_codes(tmp_path: Path) -> N
         two.x0t("replica", "status", expect=5)  # unavailable
 
 
-def together(tmp_path: Path, one: Machine, two: Machine, role: str = "admin") -> None:
+def together(tmp_path: Path, one: Machine, two: Machine, *roles: str) -> None:
     for machine in (one, two):
         machine.start()
     one.x0t("mesh", "create", "plant")
     one.x0t("mesh", "show", "--export", str(tmp_path / "mesh.x0t"))
     two.x0t("key", "show", "--export", str(tmp_path / "key"))
-    one.x0t("role", "grant", "--key", str(tmp_path / "key"), role)
+    one.x0t("role", "grant", "--key", str(tmp_path / "key"), *(roles or ("admin", "member")))
     two.x0t("mesh", "join", str(tmp_path / "mesh.x0t"), "--peer", one.address)
     two.wait(lambda seen: seen.links_up == 1)
     wait_equal((one, two))

@@ -12,7 +12,8 @@ from appliance.replica import sync_frames as frames
 from appliance.replica.sync_events import Drop
 from appliance.replica.sync_flow import blob_bytes_max
 from appliance.replica.vector import Vector
-from tests.sim.model_replica import Link, ModelBatch, ModelReplica, Side, author_id
+from tests.sim.model_link import Link, Side
+from tests.sim.model_replica import ModelBatch, ModelReplica, author_id
 
 AUTHORS = 5
 seeds = st.integers(0, 2**32 - 1)

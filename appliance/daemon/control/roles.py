@@ -29,10 +29,11 @@ class RoleRoutes:
     async def grant(self, request: web.Request) -> web.StreamResponse:
         """Bind roles to a key."""
         ask = await read(request, GrantAsk)
+        roles = roles_of(ask.roles)
         made = await self._node.mesh.operations.grant(
             operations.GrantAsk(
                 subject_key=self._key(ask),
-                roles=roles_of(ask.roles),
+                roles=roles,
                 scope=ask.scope,
                 delegate=ask.delegate,
                 lifetime_ms=ask.lifetime_ms,

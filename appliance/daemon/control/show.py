@@ -103,6 +103,27 @@ def verified(result: reports.Verified) -> records.Verified:
     )
 
 
+def rebuilt(result: reports.Rebuilt) -> records.Rebuilt:
+    """The outcome of a rebuild."""
+    return records.Rebuilt(batches=result.batches, before=result.before.hex(), after=result.after.hex())
+
+
+def moved(result: reports.Moved) -> records.Moved:
+    """Batches that went to a file."""
+    return records.Moved(path=result.path, batches=result.batches, size_bytes=result.size_bytes, removed=result.removed)
+
+
+def imported(result: reports.Imported) -> records.Imported:
+    """Batches that came from a file."""
+    return records.Imported(
+        path=result.path,
+        batches=result.batches,
+        new=result.new,
+        waiting=result.waiting,
+        refused=result.refused,
+    )
+
+
 def explain(reason: str) -> str:
     """A reason in words: one of the fold's, or that of an error."""
     if reason in REASONS:

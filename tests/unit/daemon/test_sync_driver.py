@@ -240,7 +240,7 @@ class ChainOfBatches(AsyncReplica):
     """One author's real batches, unsigned, so that their predecessors can be read."""
 
     def __init__(self, count: int) -> None:
-        super().__init__(ModelReplica())
+        super().__init__(filled(1, 1))  # more than the peer has, so that it owes us a comparison
         self.blobs: dict[bytes, bytes] = {}
         prev: bytes | None = None
         for seq in range(1, count + 1):

@@ -48,17 +48,6 @@ def test_good_conduct_for_the_longest_wait_begins_anew() -> None:
     assert ledger.record(A, "sync.garbage", 302_999 + 300_000, 1.0).count == 1
 
 
-@pytest.mark.parametrize(
-    "key, forgiven", [("sync.stall", True), ("sync.garbage", False), ("sync.claimed_not_sent", False)]
-)
-def test_being_in_sync_forgives_a_slow_link_and_no_lie(key: str, forgiven: bool) -> None:
-    ledger = PeerLedger(LIMITS)
-    ledger.settled(A)
-    ledger.record(A, key, 0, 1.0)
-    ledger.settled(A)
-    assert ledger.may_connect(A, 1) is forgiven
-
-
 def test_the_ledger_forgets_who_is_free_soonest_when_it_is_full() -> None:
     ledger = PeerLedger(LIMITS)
     for number in range(LEDGER_PEERS + 1):

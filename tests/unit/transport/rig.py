@@ -7,22 +7,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
+import pytest
+from cryptography.hazmat.primitives.asymmetric import mldsa
 from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
-from OpenSSL._util import lib as openssl
 
+from appliance.core.errors import ERRORS, X0tError
 from appliance.core.limits import LIMITS, Limits
 from appliance.transport.certificates import Credentials
 from appliance.transport.dialler import Address, Dialler
@@ -33,7 +27,7 @@ from appliance.trust.keys import create_key
 from appliance.trust.pqc import provider
 
 HOST = "127.0.0.1"
-Key = mldsa.MLDSA65PrivateKey | mldsa.MLDSA44PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+QUICK = Limits(handshake_s=1)
 
 
 def now_ms() -> int:
@@ -115,42 +109,6 @@ async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
-
-
-def certificate(key: Key, start: timedelta = timedelta(days=-1), days: int = 30) -> x509.Certificate:
-    begin = datetime.now(UTC) + start
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody else")])
-    builder = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(begin + timedelta(days=days))
-    )
-    is_mldsa = isinstance(key, mldsa.MLDSA65PrivateKey | mldsa.MLDSA44PrivateKey)
-    return builder.sign(key, None if is_mldsa else hashes.SHA256())
-
-
-@dataclass(frozen=True)
-class Manners:
-    """How a hostile end does TLS."""
-
-    key: Key | None
-    cert: x509.Certificate | None = None
-    groups: bytes = b"X25519MLKEM768"
-    version: int = SSL.TLS1_3_VERSION
-
-    def context(self, directory: Path) -> SSL.Context:
-        context = SSL.Context(SSL.TLS_METHOD)
-        context.set_min_proto_version(self.version)
-        context.set_max_proto_version(self.version)
-        context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
-        context.set_session_id(b"hostile")
-        assert openssl.SSL_CTX_set1_curves_list(context._context, self.groups) == 1
-        if self.key is not None:
-            file = directory / f"hostile-{id(self)}.pem"
-            file.write_bytes(self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-            context.use_privatekey_file(str(file))
-            context.use_certificate(self.cert or certificate(self.key))
-        return context
 
 
 class RawTls:
@@ -267,3 +225,16 @@ async def plain_server(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def counted(listener: Listener, key: str, times: int = 1) -> None:
+    """Exactly this refusal was counted, and the key is a documented one."""
+    assert key in ERRORS
+    await until(lambda: listener.refusals.total() >= times)
+    assert dict(listener.refusals) == {key: times}
+
+
+async def refusal_of(node: Node, address: Address, expected: bytes | None = None) -> X0tError:
+    with pytest.raises(X0tError) as caught:
+        await node.dialler(QUICK).open(address, expected)
+    return caught.value

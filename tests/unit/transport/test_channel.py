@@ -14,7 +14,8 @@ from OpenSSL._util import lib as openssl
 from appliance.transport.channel import HYBRID_GROUP, PqChannel, TlsFailure
 from appliance.transport.peers import PeerIdentity, Verdict, identify
 from appliance.transport.pqtls import PqContext
-from tests.unit.transport.rig import HOST, Node, certificate, now_ms
+from tests.unit.transport.manners import certificate
+from tests.unit.transport.rig import HOST, Node, now_ms
 
 MIB = 1 << 20
 KEY = MLDSA65PrivateKey.generate()

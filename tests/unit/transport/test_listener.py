@@ -14,7 +14,8 @@ from appliance.transport.dialler import Address
 from appliance.transport.listener import Listener, StreamHandler, peer_of
 from appliance.transport.peers import PeerIdentity
 from appliance.transport.stream import SYNC_PATH, Stream
-from tests.unit.transport.rig import HOST, Echo, Manners, Node, listening, raw_client, until
+from tests.unit.transport.manners import UPGRADE, Manners
+from tests.unit.transport.rig import HOST, Echo, Node, listening, raw_client, until
 
 
 async def test_further_routes_are_served_to_members_and_know_who_asks(alice: Node, bob: Node) -> None:
@@ -88,15 +89,11 @@ async def test_stopping_takes_less_than_two_seconds_whatever_peers_do(alice: Nod
     context = Manners(bob.key()).context(bob.key_file.parent)
     if state == "refused":
         alice.strangers.add(bob.id)
-    upgrade = (
-        f"GET {SYNC_PATH} HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
     async with listening(alice, handlers.get(state)) as served, raw_client(context, served.address) as client:
         if state != "half open":
             await client.handshake()
         if state in {"deaf stream", "stubborn handler"}:
-            await client.send(upgrade.encode())
+            await client.send(UPGRADE)
             assert b" 101 " in await client.receive()
         await asyncio.sleep(0.05)  # the flood fills the sockets
         begin = time.monotonic()

@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 from appliance.core.errors import X0tError
 from appliance.core.ids import NodeId, node_id
 from appliance.transport.peers import PeerIdentity, Verdict, identify
-from tests.unit.transport.rig import Key, certificate, now_ms
+from tests.unit.transport.manners import Key, certificate
+from tests.unit.transport.rig import now_ms
 
 KEY = mldsa.MLDSA65PrivateKey.generate()
 PUBLIC = KEY.public_key().public_bytes_raw()

@@ -13,13 +13,10 @@ from appliance.core.limits import LIMITS, Limits
 from appliance.transport.dialler import Address
 from appliance.transport.peers import PeerIdentity
 from appliance.transport.stream import Stream
-from tests.unit.transport.rig import Echo, Manners, Node, RawTls, listening, raw_client, until
+from tests.unit.transport.manners import UPGRADE, Manners
+from tests.unit.transport.rig import Echo, Node, RawTls, listening, raw_client, until
 
 MIB = 1 << 20
-UPGRADE = (
-    b"GET /x0t/sync/1 HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
 
 
 class Handler:
