@@ -53,7 +53,7 @@ class Member:
     def write(self, *bodies: EntryBody, raw: Sequence[tuple[str, bytes]] = ()) -> tuple[Effect, ...]:
         """One batch of these entries; what became of each."""
         admitted = self.author(*bodies, raw=raw)
-        self.engine.commit()
+        self.commit()
         return self.engine.fold().effects[admitted.meta.hash]
 
     def author(self, *bodies: EntryBody, raw: Sequence[tuple[str, bytes]] = ()) -> Admitted:
@@ -93,7 +93,7 @@ class Member:
     def take(self, blobs: Sequence[bytes]) -> Taken:
         """Batches from elsewhere: checked, made durable and folded."""
         taken = self.engine.take([(parse_batch(blob), False) for blob in blobs], self.mesh.now_ms)
-        self.engine.commit()
+        self.commit()
         self.engine.fold()
         return taken
 
@@ -101,6 +101,10 @@ class Member:
         """Take all that these have."""
         for other in others:
             self.take(other.blobs())
+
+    def commit(self) -> None:
+        """Make durable what was taken in."""
+        self.engine.commit()
 
     def last(self) -> SignedBatch:
         """The node's own newest batch."""
@@ -149,10 +153,14 @@ class Mesh:
     def founder(self, name: str, open_stores: Callable[[], tuple[Log, View]] | None = None) -> Member:
         """The first owner, by the authority's own grant."""
         node = self.member(name, open_stores)
+        self.open_by_authority(node)
+        return node
+
+    def open_by_authority(self, node: Member) -> None:
+        """Make a node the first owner."""
         node.grant = self.grant(None, node, (Role.OWNER,), 3)
         node.parent = grant_id(node.grant)
         node.write(GrantEntry(node.grant))
-        return node
 
     def grant(self, issuer: Member | None, subject: Member, roles: Sequence[Role], delegate: int) -> bytes:
         """A signed grant; by the authority if there is no issuer."""

@@ -31,7 +31,9 @@ from appliance.storage.archive_file import ArchiveFile
 from appliance.transport.listener import Listener
 from appliance.trust.descriptor import Descriptor
 
-ANNOUNCE_S = 1.0  # between two looks at what we announced, and after a refusal
+AIM_S = 1.0  # between two looks at what others announced
+ANNOUNCE_S = 1.0  # between two looks at what we announced
+SETTLED_S = 30.0  # the same, once the mesh has heard it
 PROBE_S = 5.0
 SETTLE_S = 0.05  # commits that come in a burst wake the rest once
 
@@ -55,6 +57,7 @@ class FollowedMesh:
         self.queries = Queries(replica)
         self.changes = Changes()
         self.port = 0  # the one that is bound
+        self.batches = 0  # in the log
         self.known_peers: list[Target] = []
         self.links: Links
         self.listener: Listener
@@ -70,6 +73,7 @@ class FollowedMesh:
         jobs = [
             Job(name="links", run=self.links.run),
             Job(name="changes", run=self._follow_changes, critical=True),
+            Job(name="aim", run=self._keep_aiming),
             Job(name="announce", run=self._keep_announced),
             Job(name="memory", run=self._trim),
             Job(name="replica", run=self._probe, period_s=PROBE_S, critical=True),
@@ -122,10 +126,6 @@ class FollowedMesh:
         """A file to export to or to import from."""
         return ArchiveFile(Path(path))
 
-    async def size(self) -> int:
-        """Batches in the log."""
-        return await self.replica.run(lambda engine: engine.view.size())
-
     # -- jobs
 
     async def _listen(self) -> None:
@@ -142,37 +142,54 @@ class FollowedMesh:
             raise error("daemon.listen", address=f"{listen.address}:{listen.port}", reason=reason) from failed
 
     async def _follow_changes(self) -> None:
-        """After each burst of commits: cut off who was revoked, dial who is new, wake the watchers."""
+        """After each burst of commits: count it, cut off who was revoked, wake those who wait for changes."""
         async with self.replica.subscribe() as commits:
+            self.batches = await self.replica.run(lambda engine: engine.view.size())
             while True:
-                await self._aim_at_announced()
                 await self.links.recheck(lambda node: self.replica.permitted(node.raw))
                 self.listener.recheck()
                 self.changes.tell()
-                await commits.get()
+                burst = [await commits.get()]
                 await asyncio.sleep(SETTLE_S)
                 while not commits.empty():
-                    commits.get_nowait()
+                    burst.append(commits.get_nowait())
+                if any(commit.resync for commit in burst):
+                    self.batches = await self.replica.run(lambda engine: engine.view.size())
+                else:
+                    self.batches += sum(len(commit.hashes) for commit in burst)
+
+    async def _keep_aiming(self) -> None:
+        """Dial those who announced themselves meanwhile."""
+        while True:
+            count = self.changes.count
+            await self._aim_at_announced()
+            await self.changes.after(count)
+            await asyncio.sleep(AIM_S)
 
     async def _keep_announced(self) -> None:
+        """What we announced may lose its effect, and a node may be granted a role long after it joined: look again."""
         while True:
             count = self.changes.count
             try:
-                await self._announce()
+                settled = await self._announce()
             except X0tError as err:
+                settled = False
                 self._log.warning(events.ANNOUNCE_REFUSED, error=str(err))  # frozen, say
             await self.changes.after(count)
-            await asyncio.sleep(ANNOUNCE_S)
+            await asyncio.sleep(SETTLED_S if settled else ANNOUNCE_S)
 
-    async def _announce(self) -> None:
-        """Say our name and endpoints to the mesh once we may write and whenever they changed."""
-        if not self.replica.permitted(self.replica.node):
-            return
+    async def _announce(self) -> bool:
+        """Say our name and endpoints to the mesh; True if it has heard them already."""
+        node = self.replica.node
+        if not self.replica.permitted(node):
+            return False
         wanted = (self.name(), self.config.node.endpoints, f"x0td {software()}")
-        known = next((row for row in await self.queries.nodes() if row.node == self.replica.node), None)
-        if known is None or (known.name, known.endpoints, known.software) != wanted:
-            await self.operations.announce(*wanted)
-            self._log.info(events.ANNOUNCED, name=wanted[0], endpoints=wanted[1])
+        known = await self.replica.run(lambda engine: engine.view.get(NodeRow, node))
+        if isinstance(known, NodeRow) and (known.name, known.endpoints, known.software) == wanted:
+            return True
+        await self.operations.announce(*wanted)
+        self._log.info(events.ANNOUNCED, name=wanted[0], endpoints=wanted[1])
+        return False
 
     def name(self) -> str:
         """What this node is called."""

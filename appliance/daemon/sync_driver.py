@@ -20,6 +20,7 @@ from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
 from appliance.daemon import events
 from appliance.replica.batch import parse_batch
+from appliance.replica.paging import Known
 from appliance.replica.reports import Page as LogPage
 from appliance.replica.reports import Received as Outcome
 from appliance.replica.service import Commit
@@ -61,7 +62,7 @@ class SyncReplica(Protocol):
         ...
 
     async def batches_after(
-        self, cursor: tuple[int, bytes], have: Callable[[bytes, int, bytes], bool], max_bytes: int
+        self, cursor: tuple[int, bytes], known: Known, max_bytes: int
     ) -> LogPage:
         """Batches after a place, parents first, skipping what the peer has and what was archived here."""
         ...

@@ -121,4 +121,4 @@ def _row(name: Name, key: str, document: Document) -> DocumentRow | None:
     texts = [msgspec.json.encode(conflict.value).decode() for conflict in document.conflicts(key)]
     if not texts:
         return None
-    return DocumentRow(document=name[0], epoch=name[1], key=key, value=texts[0], rivals=tuple(sorted(texts[1:])))
+    return DocumentRow(document=name[0], epoch=name[1], key=key, value=texts[0], rivals=tuple(sorted(set(texts[1:]) - {texts[0]})))

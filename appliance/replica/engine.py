@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -37,6 +37,7 @@ from appliance.replica.epochs import WRONG_DIGEST, Epochs
 from appliance.replica.fold import Effect, Fold
 from appliance.replica.intake import Admitted, Intake, Missing, authority_entries, short
 from appliance.replica.marking import Marker
+from appliance.replica.paging import Known, read_page
 from appliance.replica.parking import Parking
 from appliance.replica.reports import Page
 from appliance.replica.rows import ChangeRow, CheckpointRow, DocumentRow, FrozenRow, GrantRow
@@ -389,28 +390,9 @@ class Engine:
         found = self._view.at_seq(author, fork_seq - 1)
         return self._find(found[0]) if found else None
 
-    def page(self, cursor: Position, have: Callable[[bytes, int, bytes], bool], max_bytes: int) -> Page:
-        """Batches in fold order after a place, up to a size, skipping what `have(author, seq, hash)` says.
-
-        What was archived is left out, and the page says so.
-        """
-        blobs: list[bytes] = []
-        heads: list[tuple[bytes, int, bytes]] = []
-        size, epoch = 0, None
-        while rows := self._view.from_position((cursor[0], cursor[1] + b"\0"), CHUNK):
-            for arrival, meta in rows:
-                blob = None
-                if not have(meta.author, meta.seq, meta.hash):
-                    blob = self._log.blob(arrival)
-                    epoch = self._log.archived_epoch() if blob is None and epoch is None else epoch
-                if blob is not None:
-                    if blobs and size + len(blob) > max_bytes:
-                        return Page(tuple(blobs), tuple(heads), cursor, done=False, archived_epoch=epoch)
-                    size += len(blob)
-                    blobs.append(blob)
-                    heads.append((meta.author, meta.seq, meta.hash))
-                cursor = meta.position
-        return Page(tuple(blobs), tuple(heads), cursor, done=True, archived_epoch=epoch)
+    def page(self, cursor: Position, known: Known, max_bytes: int) -> Page:
+        """Batches for a peer, in fold order after a place."""
+        return read_page(self._log, self._view, cursor, known, max_bytes)
 
     def blobs(self, hashes: Sequence[bytes]) -> tuple[tuple[bytes, bytes | None], ...]:
         """(hash, signed bytes) of those of these batches that are in the log; None if archived."""

@@ -134,7 +134,7 @@ class FrozenRow(Row, frozen=True):
 
 
 class DocumentRow(Row, frozen=True):
-    """One key of a document: the winning value as JSON text, and how many concurrent values it won over."""
+    """One key of a document: the winning value as JSON text, and the other values that were set at the same time."""
 
     TABLE: ClassVar[str] = "document_values"
     KEY: ClassVar[int] = 3
@@ -142,7 +142,7 @@ class DocumentRow(Row, frozen=True):
     epoch: int
     key: str
     value: str
-    rivals: tuple[str, ...]  # the losing values as JSON text, sorted
+    rivals: tuple[str, ...]  # JSON texts other than the winner, sorted; each once
 
 
 FOLDED: tuple[type[Row], ...] = (

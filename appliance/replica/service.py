@@ -23,6 +23,7 @@ from appliance.replica.batch import Entry, Sign, SignedBatch, Verify, parse_batc
 from appliance.replica.engine import Engine
 from appliance.replica.fold import Effect
 from appliance.replica.intake import Admitted, short
+from appliance.replica.paging import Known
 from appliance.replica.reports import Page, Receipt, Received
 from appliance.replica.stores import Position
 from appliance.replica.vector import Vector
@@ -172,9 +173,9 @@ class Replica:
         """The public key of a node that some grant names."""
         return self.engine.authority.key_of(node)
 
-    async def batches_after(self, cursor: Position, have: Callable[[bytes, int, bytes], bool], max_bytes: int) -> Page:
-        """Batches in fold order after a place, up to a size, skipping what `have(author, seq, hash)` says."""
-        return await self.run(lambda engine: engine.page(cursor, have, max_bytes))
+    async def batches_after(self, cursor: Position, known: Known, max_bytes: int) -> Page:
+        """Batches that a peer lacks, in fold order after a place, up to a size."""
+        return await self.run(lambda engine: engine.page(cursor, known, max_bytes))
 
     async def batches(self, hashes: Sequence[bytes]) -> tuple[tuple[bytes, bytes | None], ...]:
         """(hash, signed bytes) of those of these batches that are in the log; None if archived."""

@@ -79,7 +79,7 @@ def open_database(path: str, steps: Sequence[str], *, full: bool, vfs: str | Non
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
         connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA cache_size=-8192")  # KiB
+        connection.execute(f"PRAGMA cache_size={-512 if full else -2048}")  # KiB; more only grows resident memory
         _migrate(connection, steps, path)
     except apsw.Error as err:
         raise storage_error(err, path) from err

@@ -35,7 +35,7 @@ class Descriptor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 def seal_descriptor(authority_key: bytes, name: str, created_ms: int, sign: Sign) -> bytes:
     """The signed descriptor of the mesh of this authority."""
-    fields = [VERSION, mesh_id(authority_key).raw, authority_key, name, created_ms]
+    fields: list[canonical.Encodable] = [VERSION, mesh_id(authority_key).raw, authority_key, name, created_ms]
     return cose.sign1(canonical.encode(fields), Domain.DESCRIPTOR, sign)
 
 

@@ -73,8 +73,8 @@ class ReplicaRoutes:
         async with Lines(request) as lines:
             try:
                 async for _ in mesh.watch(ask.pulse_ms / 1000):
-                    vector, batches = mesh.replica.vector.digest().hex(), await mesh.size()
-                    await lines.write(records.Watch(vector=vector, batches=batches, links_up=len(mesh.links.up())))
+                    vector, up = mesh.replica.vector.digest().hex(), len(mesh.links.up())
+                    await lines.write(records.Watch(vector=vector, batches=mesh.batches, links_up=up))
             except ConnectionError:
                 pass
         return lines.response

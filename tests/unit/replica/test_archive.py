@@ -30,6 +30,15 @@ from appliance.storage.archive_file import ArchiveFile
 from appliance.trust.grants import Role
 from tests.mesh_rig import Member, Mesh
 
+class Knows:
+    """A peer that has nothing."""
+
+    gaps = None
+
+    def __call__(self, _author: bytes, _seq: int, _digest: bytes) -> bool:
+        return False
+
+
 R = TypeVar("R")
 
 
@@ -214,7 +223,7 @@ def test_a_fresh_replica_needs_the_archive_and_then_is_equal(busy: Member, file:
     checkpoint(busy)
     result(archive(busy.engine, file, 1, mesh.by.mldsa_verify))
     busy.restart()
-    page = busy.engine.page(START, lambda *_: False, 1 << 30)
+    page = busy.engine.page(START, Knows(), 1 << 30)
     assert page.archived_epoch == 1
     assert len(page.blobs) == busy.view.size() - 20
     fresh = mesh.member("fresh")
@@ -227,7 +236,7 @@ def test_a_fresh_replica_needs_the_archive_and_then_is_equal(busy: Member, file:
     fresh.take([blob for _, blob in reader])
     assert len(fresh.engine.parking) == 0
     assert state_digest(fresh.view) == state_digest(busy.view)
-    assert fresh.engine.page(START, lambda *_: False, 1 << 30).archived_epoch is None
+    assert fresh.engine.page(START, Knows(), 1 << 30).archived_epoch is None
 
 
 def test_a_second_archive_follows_on_the_first(busy: Member, file: ArchiveFile, mesh: Mesh, tmp_path: Path) -> None:
