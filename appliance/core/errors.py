@@ -292,7 +292,7 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
         "There is nothing as old as that to close.",
         "Choose a smaller age."),
     "checkpoint.horizon": ErrorSpec(_Input,
-        "The checkpoint's horizon lies after the checkpoint itself.",
+        "The checkpoint's horizon does not lie before the checkpoint itself.",
         "The author's software is at fault: compare versions."),
 
     # ---- config: the daemon's TOML file
@@ -530,6 +530,9 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "revoke.cut": ErrorSpec(_Input,
         "The revocation's cut is not a batch of the node that it revokes.",
         "The author's software is at fault: compare versions."),
+    "revoke.repeated": ErrorSpec(_Denied,
+        "Its author had revoked the same key {limit} times before.",
+        "Let another owner or admin revoke it."),
 
     # ---- sync: a session with a peer
     "sync.archived": ErrorSpec(_State,

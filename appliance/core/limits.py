@@ -21,7 +21,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     batch_parents: int = 64  # parents of a batch; more heads than this are merged over several batches
     author_batches: int = 1_000_000  # batches of one author in an epoch: a year of one every 31 s
     clock_ahead_ms: int = 300_000  # ms a batch may be ahead of us; five minutes, as in RFC 4120
-    branches_per_author: int = 16  # branches kept of a forked author; two are the proof
+    branches_per_author: int = 1_024  # branches kept of a forked author; two are the proof, 40 KiB of a vector
+    revocations_per_target: int = 64  # revocations of one key by one author; bounds what they cost to settle
     tags_per_node: int = 64  # tags of one node
 
     # Canonical CBOR.

@@ -17,6 +17,7 @@ import structlog
 from appliance.core.errors import X0tError, error
 from appliance.core.ids import NodeId
 from appliance.daemon import events, memory
+from appliance.daemon.aim import Aim
 from appliance.daemon.changes import Changes
 from appliance.daemon.config import Config
 from appliance.daemon.links import Links, Target, parse_target
@@ -52,6 +53,7 @@ class FollowedMesh:
         self.config = config
         self.descriptor = descriptor
         self.replica = replica
+        self._aim = Aim(NodeId(replica.node), config.sync.announced_peers)
         self.operations = Operations(replica, key.sign)
         self.check = key.check
         self.queries = Queries(replica)
@@ -113,14 +115,11 @@ class FollowedMesh:
         named = self._named()
         reached = self.links.nodes_of(named) | {self.links.node}
         addresses = {target.address for target in named}
-        found: list[Target] = []
-        for row in sorted(await self.queries.nodes(), key=lambda row: row.node):
-            if not row.endpoints or NodeId(row.node) in reached or not self.replica.permitted(row.node):
-                continue
-            target = _target_of(row)
-            if target is not None and target.address not in addresses:
-                found.append(target)
-        self.links.want([*named, *found[: self.config.sync.announced_peers]])
+        self._aim.note(self.links.dialling())
+        members = [row for row in await self.queries.nodes() if NodeId(row.node) not in reached]
+        chosen = self._aim.choose(members, self.replica.permitted)
+        announced = [target for target in chosen if target.address not in addresses]
+        self.links.want([*named, *announced])
 
     def file(self, path: str) -> ArchiveFile:
         """A file to export to or to import from."""
@@ -219,11 +218,3 @@ class FollowedMesh:
                     await self.changes.after(count)
             except TimeoutError:
                 pass
-
-
-def _target_of(row: NodeRow) -> Target | None:
-    """Where a member says that it is; None if that is no address."""
-    try:
-        return parse_target(f"{NodeId(row.node)}@{row.endpoints[0]}")
-    except X0tError:
-        return None

@@ -61,9 +61,7 @@ class SyncReplica(Protocol):
         """Verify, store and fold; calls take effect in the order in which they are made."""
         ...
 
-    async def batches_after(
-        self, cursor: tuple[int, bytes], known: Known, max_bytes: int
-    ) -> LogPage:
+    async def batches_after(self, cursor: tuple[int, bytes], known: Known, max_bytes: int) -> LogPage:
         """Batches after a place, parents first, skipping what the peer has and what was archived here."""
         ...
 

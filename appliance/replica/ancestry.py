@@ -11,6 +11,7 @@ Branch numbers are local to a replica and never leave it. This module never deci
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -60,6 +61,8 @@ class Ancestry:
         self.heads: list[Meta | None] = []
         self._by_author: dict[bytes, tuple[int, ...]] = {}
         self._begun: dict[int | bytes, dict[int, tuple[int, ...]]] = {}  # parent (or author) -> seq -> branches
+        self._fork_seqs: dict[int, list[int]] = {}  # parent -> seqs at which branches leave it, ascending
+        self._first_fork: dict[bytes, int] = {}
         self._interned: dict[Reach, Reach] = {}
 
     def branches_of(self, author: bytes) -> tuple[int, ...]:
@@ -78,8 +81,22 @@ class Ancestry:
         self.heads.append(None)
         self._by_author[author] = (*self._by_author.get(author, ()), number)
         begun = self._begun.setdefault(author if parent is None else parent, {})
+        if parent is not None and from_seq not in begun:
+            bisect.insort(self._fork_seqs.setdefault(parent, []), from_seq)
         begun[from_seq] = (*begun.get(from_seq, ()), number)
+        if len(self._by_author[author]) > 1:
+            self._first_fork[author] = min(from_seq, self._first_fork.get(author, from_seq))
         return number
+
+    def fork_seq(self, author: bytes) -> int | None:
+        """The first seq at which an author's log forks."""
+        return self._first_fork.get(author)
+
+    def forks_again(self, author: bytes, prev: Meta | None) -> bool:
+        """True if more than one batch that we hold follows `prev` (None: begins the log)."""
+        if prev is None:
+            return len(self._begun.get(author, {}).get(1, ())) > 1
+        return prev.seq + 1 in self._begun.get(prev.branch, {})
 
     def place(self, author: bytes, seq: int, prev: Meta | None) -> tuple[int, bool]:
         """Branch for a new batch and whether it forks the log. `prev` is its predecessor, None for a first batch."""
@@ -128,9 +145,11 @@ class Ancestry:
         last, below, current = meta.seq, None, meta.branch
         while True:
             branch = self.branches[current]
-            for seq, begun in self._begun.get(current, {}).items():
-                if seq <= last:
-                    yield Fork(seq, below if below in begun else current, (current, *begun))
+            for seq in self._fork_seqs.get(current, ()):
+                if seq > last:
+                    break
+                begun = self._begun[current][seq]
+                yield Fork(seq, below if below in begun else current, (current, *begun))
             if branch.parent is None:
                 break
             last, below, current = branch.from_seq, current, branch.parent

@@ -50,6 +50,7 @@ class Authority:
         self.checkpoints: list[Mark] = []
         self.late: dict[bytes, tuple[Meta, list[Mark]]] = {}  # by hash: batches, and checkpoints that left them out
         self._by_author: dict[bytes, list[Mark]] = {}
+        self._void: dict[bytes, list[str]] = {}  # by batch: why its void entries are, by index; no more is kept of them
         self._forked: set[bytes] = set()
         self._unsettled = False
         self._touched: list[Span] = []
@@ -58,14 +59,17 @@ class Authority:
 
     def add(self, mark: Mark) -> None:
         """Take a mark in. Its standing is known after `settle`."""
+        if mark.void is not None:
+            reasons = self._void.setdefault(mark.meta.hash, [])
+            reasons.extend([""] * (mark.index - len(reasons)))
+            reasons.append(mark.void)
+            return
         bisect.insort(self.marks, mark, key=lambda item: item.key)
         self.by_batch.setdefault(mark.meta.hash, []).append(mark)
         self._by_author.setdefault(mark.meta.author, []).append(mark)
         body = mark.body
         if mark.grant is not None:
             self.grants.setdefault(mark.grant.subject, []).append(mark)
-        elif mark.void is not None:
-            pass
         elif isinstance(body, RevokeEntry):
             self.revocations.setdefault(body.target, []).append(mark)
         elif isinstance(body, ThawEntry):
@@ -76,11 +80,17 @@ class Authority:
         if not self._unsettled:
             mark.standing, mark.reason = self._judge(mark, [])
 
-    def fork(self, author: bytes) -> None:
-        """An author's log has forked: what it wrote from there on must be judged again."""
+    def void_reason(self, batch: bytes, index: int) -> str | None:
+        """Why an authority entry has no effect and never will; None for a mark."""
+        reasons = self._void.get(batch, [])
+        return (reasons[index] or None) if index < len(reasons) else None
+
+    def fork(self, author: bytes, seq: int) -> None:
+        """An author's log has forked at this seq: what it wrote from there on must be judged again."""
         self._forked.add(author)
-        self._unsettled = True
-        self._touched.append(Span(author, self.fork_seq(author) or 1))
+        own = self._by_author.get(author, ())
+        self._unsettled = self._unsettled or any(m.meta.seq >= seq and m.reason != "frozen" for m in own)
+        self._touched.append(Span(author, seq))
 
     def close_epoch(self, checkpoint: Mark, late: Iterable[Meta]) -> None:
         """These batches lie before the checkpoint's horizon but not in its past."""
@@ -107,6 +117,11 @@ class Authority:
             for digest, (_, checkpoints) in self.late.items()
             if any(meta is None or self.ancestry.precedes(mark.meta, meta) for mark in checkpoints)
         }
+
+    @property
+    def is_unsettled(self) -> bool:
+        """True if something came that may change the standing of what was there."""
+        return self._unsettled or bool(self._touched)
 
     def forked_authors(self) -> list[bytes]:
         """Authors whose log forked, sorted."""
@@ -204,8 +219,7 @@ class Authority:
 
     def fork_seq(self, author: bytes) -> int | None:
         """The first seq at which the author's log forks."""
-        branches = self.ancestry.branches_of(author)
-        return min(self.ancestry.branches[number].from_seq for number in branches[1:]) if len(branches) > 1 else None
+        return self.ancestry.fork_seq(author)
 
     def is_frozen(self, author: bytes) -> bool:
         """True if the author's log forked and no owner's decision in force clears the end of any branch."""
@@ -218,12 +232,21 @@ class Authority:
         found = next((head for head in heads if head is not None and self._frozen(head, []) is not IN), None)
         return found or self.ancestry.head(author)
 
+    def is_stuck(self, meta: Meta) -> bool:
+        """True if the batch is frozen, and no decision or checkpoint that we hold could ever change that."""
+        for fork in self.ancestry.forks_before(meta):
+            thaws = (thaw.keep for thaw in self.thaws.get(meta.author, ()) if thaw.keep is not None)
+            kept = any(keep.seq >= fork.seq and self.ancestry.branch_at(keep.branch, fork.seq) == fork.own for keep in thaws)
+            if not kept and not any(self._covers(checkpoint, meta) for checkpoint in self.checkpoints):
+                return True
+        return False
+
     # -- settling
 
     def _unsettles(self, mark: Mark) -> bool:
         """True if a new mark may change the standing of others. A grant cannot: what rests on it comes later."""
         body = mark.body
-        if mark.void is not None or mark.grant is not None:
+        if mark.grant is not None or self.is_stuck(mark.meta):
             return False
         if isinstance(body, RevokeEntry):
             own = self._by_author.get(body.target, ())
@@ -415,6 +438,8 @@ class Authority:
             for thaw in self.thaws.get(author, ())
             if thaw.standing is not OUT and thaw.keep is not None and thaw.keep.seq >= seq
         ]
+        if not any(t.keep is not None and self.ancestry.branch_at(t.keep.branch, seq) == own for t in at_fork):
+            return OUT
         undecided = [thaw for thaw in at_fork if thaw.standing is OPEN]
         if undecided:
             waits_for += undecided

@@ -100,6 +100,7 @@ class Engine:
         self._unwritten: list[Admitted] = []
         self._unfolded: dict[bytes, tuple[int, Admitted]] = {}
         self._spans: list[Span] = []
+        self._resettled = False  # standings may have changed since the last fold, and with them who is frozen
         self._late: list[tuple[bytes, bytes, int]] = []
         self._last: Position = START
 
@@ -156,7 +157,7 @@ class Engine:
                 self.authority.add(mark)
         for number, branch in enumerate(self.ancestry.branches):
             if self.ancestry.branches_of(branch.author)[0] != number:
-                self.authority.fork(branch.author)
+                self.authority.fork(branch.author, branch.from_seq)
         self._load_late()
         self.authority.settle()
 
@@ -304,16 +305,18 @@ class Engine:
     def fold(self) -> Folded:
         """Bring index and read model up to the log; returns what is new to them."""
         with self._settling:
+            self._resettled = self._resettled or self.authority.is_unsettled
             self._spans.extend(self.authority.settle())
         pending = sorted(self._unfolded.values(), key=lambda item: item[1].meta.position)
         if not pending and not self._spans:
             return Folded({}, ())
         with self._view.transaction():
             effects = self._fold_in(pending)
-            self._derive()
+            self._derive({item.meta.author for _, item in pending})
             self._view.flush()
         arrived, self._unfolded = sorted(self._unfolded.items(), key=lambda item: item[1][0]), {}
         self._spans, self._late, self.intake.new_branches = [], [], []
+        self._resettled = False
         return Folded(effects, tuple(admitted for _, (_, admitted) in arrived))
 
     def _fold_in(self, pending: list[tuple[int, Admitted]]) -> dict[bytes, tuple[Effect, ...]]:
@@ -353,10 +356,10 @@ class Engine:
             last = rows[-1].meta
             start = (last.hlc, last.hash + b"\0")  # the next place: longer bytes sort right after
 
-    def _derive(self) -> None:
+    def _derive(self, authors: set[bytes]) -> None:
         for name, keys, rows in self.documents.settle():
             self._view.replace(DocumentRow, [(*name, key) for key in keys], rows)
-        forked = self.authority.forked_authors()
+        forked = [author for author in self.authority.forked_authors() if self._resettled or author in authors]
         self._view.replace(FrozenRow, [(author,) for author in forked], [self._frozen_row(author) for author in forked])
 
     def _frozen_row(self, author: bytes) -> FrozenRow:

@@ -18,6 +18,7 @@ from appliance.replica.batch import SignedBatch
 from appliance.replica.documents import DOCUMENTS, Documents
 from appliance.replica.entries import (
     AnnounceEntry,
+    AuthorityBody,
     ChangeEntry,
     CheckpointEntry,
     EntryBody,
@@ -110,7 +111,7 @@ class Fold:
             case ChangeEntry():
                 return self._change(meta, index, entry)
             case GrantEntry() | RevokeEntry() | ThawEntry() | CheckpointEntry():
-                mark = next(item for item in self._authority.by_batch[meta.hash] if item.index == index)
+                mark = self._mark(meta, index, entry)
                 self._put_mark(mark)
                 return mark.reason if mark.standing is Standing.OUT else None
 
@@ -146,6 +147,15 @@ class Fold:
             )
         )
         return None
+
+    def _mark(self, meta: Meta, index: int, body: AuthorityBody) -> Mark:
+        """What authority knows of an entry; of a void one that is only the reason."""
+        void = self._authority.void_reason(meta.hash, index)
+        if void is None:
+            return next(item for item in self._authority.by_batch[meta.hash] if item.index == index)
+        mark = Mark(meta, index, body)
+        mark.standing, mark.reason = Standing.OUT, void
+        return mark
 
     def _put_mark(self, mark: Mark) -> None:
         meta, body, reason = mark.meta, mark.body, mark.reason if mark.standing is Standing.OUT else ""

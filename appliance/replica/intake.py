@@ -66,7 +66,9 @@ class Intake:
 
     def known(self, signed: SignedBatch) -> bool:
         """True if the batch is in the log already."""
-        if all(head.seq < signed.batch.seq for head in self._heads(signed.batch.author)):
+        branches = self.ancestry.branches_of(signed.batch.author)
+        head = self.ancestry.head(signed.batch.author)
+        if not branches or (len(branches) == 1 and head is not None and head.seq < signed.batch.seq):
             return False
         return self.lookup(signed.hash) is not None
 
@@ -98,7 +100,8 @@ class Intake:
             return Missing(signed, tuple(sorted(absent)))
         if not verified:
             raise error("batch.author", author=short(batch.author))
-        self._check_branches(signed, wanted=wanted)
+        if not wanted:
+            self._check_branches(signed, found[0] if batch.prev is not None else None)
         return self._enter(signed, found, marks)
 
     def author_key(self, batch: Batch) -> bytes | None:
@@ -137,7 +140,7 @@ class Intake:
         self.ancestry.extend(meta)
         self._remember(meta)
         if forked:
-            self.authority.fork(batch.author)
+            self.authority.fork(batch.author, batch.seq)
         for mark in self._marker.marks(meta, marks, self.lookup):
             self.authority.add(mark)
         return Admitted(signed, meta, forked)
@@ -151,23 +154,19 @@ class Intake:
         if any(meta.hlc >= batch.hlc for meta in dependencies):
             raise error("batch.clock_behind", batch=short(signed.hash))
 
-    def _check_branches(self, signed: SignedBatch, *, wanted: bool) -> None:
-        """A frozen author adds no branches beyond the bound, except where an honest author built on one."""
-        batch = signed.batch
-        branches = self.ancestry.branches_of(batch.author)
-        if wanted or len(branches) < self.limits.branches_per_author:
+    def _check_branches(self, signed: SignedBatch, prev: Meta | None) -> None:
+        """Beyond the bound, a log adds no branch that proves nothing new and can have no effect."""
+        author = signed.batch.author
+        if len(self.ancestry.branches_of(author)) < self.limits.branches_per_author:
             return
-        fork_seq = self.authority.fork_seq(batch.author)
-        extends = any(head.hash == batch.prev for head in self._heads(batch.author))
-        if not extends and fork_seq is not None and batch.seq >= fork_seq:
-            raise error("replica.frozen", author=short(batch.author))
+        if prev is not None and self.ancestry.heads[prev.branch] is prev:
+            return  # it goes on where a branch ends
+        if self.ancestry.forks_again(author, prev) or (prev is not None and self.authority.is_stuck(prev)):
+            raise error("replica.frozen", author=short(author))
 
     def _predecessor(self, author: bytes, prev: bytes) -> Meta | None:
-        return next((head for head in self._heads(author) if head.hash == prev), None) or self.lookup(prev)
-
-    def _heads(self, author: bytes) -> list[Meta]:
-        heads = (self.ancestry.heads[number] for number in self.ancestry.branches_of(author))
-        return [head for head in heads if head is not None]
+        head = self.ancestry.head(author)
+        return head if head is not None and head.hash == prev else self.lookup(prev)
 
     def _remember(self, meta: Meta) -> None:
         self._recent[meta.hash] = meta

@@ -63,7 +63,7 @@ class Marker:
             else:
                 self._mark_checkpoint(mark, body)
         except X0tError as err:
-            mark.void = err.key
+            mark.void, mark.grant, mark.body = err.key, None, OPENED if isinstance(body, GrantEntry) else body
         return mark
 
     def _mark_grant(self, mark: Mark, body: GrantEntry) -> None:
@@ -91,12 +91,10 @@ class Marker:
                 continue
             supports.append(parent)
         if not supports:
-            mark.grant = None
             raise reason
         mark.supports = tuple(supports)
         mark.depth = 1 + min(parent.depth for parent in supports)
         if mark.depth >= self._limits.grant_depth:
-            mark.grant = None
             raise error("grant.depth", limit=self._limits.grant_depth)
 
     def _is_published(self, earlier: Mark, mark: Mark) -> bool:
@@ -129,6 +127,10 @@ class Marker:
             mark.cut = cut
         elif body.cut_seq:
             raise error("revoke.cut")
+        before = self._authority.revocations.get(body.target, ())
+        mine = sum(other.meta.author == mark.meta.author and self._is_published(other, mark) for other in before)
+        if mine >= self._limits.revocations_per_target:
+            raise error("revoke.repeated", limit=self._limits.revocations_per_target)
         held = [g for g in self._authority.grants.get(body.target, ()) if self._authority.precedes(g, mark.meta)]
         strong = any(g.grant is not None and not STRONG.isdisjoint(g.grant.roles) for g in held)
         own = body.target == mark.meta.author

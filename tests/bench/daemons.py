@@ -31,11 +31,14 @@ def prepare(machine: Machine, made: Corpus, seed: bytes) -> Path:
     return replica
 
 
-def fill(directory: Path, made: Corpus) -> float:
-    """Put a corpus in a replica; returns batches a second for those of the members, verified, stored and folded."""
+def fill(directory: Path, made: Corpus, *, members: bool = True) -> float:
+    """Put a corpus in a replica, or only its opening.
+
+    Returns batches a second for those of the members: verified, stored and folded.
+    """
     engine = open_engine(made, directory)
     feed(engine, made.opening)
-    seconds = feed(engine, made.batches)
+    seconds = feed(engine, made.batches) if members else 1.0
     engine.close()
     return len(made.batches) / seconds
 

@@ -424,6 +424,8 @@ class Oracle:
             if isinstance(c.body, ThawEntry) and c.state != OUT and c.body.author == here.author
             if len(self.line[c.body.keep]) >= here.seq
         ]
+        if not any(line[here.seq - 1] == step for _, line in decisions):
+            return OUT  # whichever of them come into force
         opened = {c.key for c, _ in decisions if c.state == OPEN}
         if opened:
             waits |= opened
@@ -433,7 +435,7 @@ class Oracle:
             for c, line in decisions
             if not any(c.batch.hash in self.past[other.batch.hash] for other, _ in decisions)
         ]
-        return IN if latest and all(line[here.seq - 1] == step for line in latest) else OUT
+        return IN if all(line[here.seq - 1] == step for line in latest) else OUT
 
     # -- effects
 
