@@ -1,4 +1,4 @@
-"""Resident memory of x0td with 1,000 members and 10,000 batches, idle and while a peer fetches all of it.
+"""Resident memory of x0td with 1,000 members and 10,000 batches: after the start, and after a peer fetched all of it.
 
 `./test bench memory [--batches N] [--members N]`. The peer is a bare interpreter that has only imported the same libraries.
 """
@@ -38,6 +38,7 @@ def run(arguments: Sequence[str]) -> list[Row]:
         idle = full.rss_bytes() / 2**20
         empty.start()
         empty.wait(lambda seen: seen.batches >= total(made), timeout_s=120)
+        settle(empty)
         serving, filled = full.rss_bytes() / 2**20, empty.rss_bytes() / 2**20
     what = f"{chosen.members:,} members, {total(made):,} batches"
     return [
