@@ -9,7 +9,7 @@ import http.client
 import socket
 from collections.abc import Callable, Generator
 from typing import TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -39,6 +39,11 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.settimeout(CONNECT_S)
         self.sock.connect(self._path)
         self.sock.settimeout(self.timeout)
+
+
+def segment(text: str) -> str:
+    """A part of a path, of whatever characters a person typed."""
+    return quote(text, safe="")
 
 
 class Client:

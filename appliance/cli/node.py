@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from appliance.cli.client import segment
 from appliance.cli.session import Session, with_session
 from appliance.core.records import NameAsk, Node, Receipt
 
@@ -29,5 +30,5 @@ def list_(session: Session) -> None:
 @with_session
 def name(session: Session, node_id: str, text: str) -> None:
     """Give NODE the NAME by which people know it; an empty one takes it away."""
-    receipt = session.client.send("PUT", f"/nodes/{node_id}/name", NameAsk(name=text), Receipt)
+    receipt = session.client.send("PUT", f"/nodes/{segment(node_id)}/name", NameAsk(name=text), Receipt)
     session.out.receipt(receipt, "The name is set")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import msgspec
 
+from appliance.core.errors import error
 from appliance.core.records import Progress, Receipt
 
 Cell = str | int | bool | tuple[str, ...]
@@ -57,10 +58,12 @@ class Output:
             self.talk(text)
 
     def receipt(self, receipt: Receipt, done: str) -> None:
-        """A batch that was written, with a warning where an entry has no effect."""
-        self.done(receipt, f"{done}: {receipt.batch}")
-        if reasons := sorted({reason for reason in receipt.effects if reason}):
-            self.talk(f"Warning: it has no effect here ({', '.join(reasons)}); see x0t replica no-effect.")
+        """A batch that was written. Raises `replica.no_effect` if an entry has none: what was asked was not done."""
+        reasons = sorted({reason for reason in receipt.effects if reason})
+        if self.as_json or not reasons:
+            self.done(receipt, f"{done}: {receipt.batch}")
+        if reasons:
+            raise error("replica.no_effect", batch=receipt.batch, reason=", ".join(reasons))
 
     def text(self, text: str) -> None:
         """A line of data."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from appliance.cli.client import segment
 from appliance.cli.session import Session, confirm, with_session, yes_option
 from appliance.core import units
 from appliance.core.errors import error
@@ -85,7 +86,7 @@ def log(session: Session, author: str, limit: int, follow: bool) -> None:  # noq
 @with_session
 def show(session: Session, batch: str) -> None:
     """Show one BATCH (its id, or enough of its beginning) with its entries and their effect."""
-    b = session.client.get(f"/replica/batches/{batch}", BatchDetail)
+    b = session.client.get(f"/replica/batches/{segment(batch)}", BatchDetail)
     rows: list[tuple[str, str | int | bool | tuple[str, ...]]] = [
         ("batch", b.line.batch),
         ("author", b.line.author),

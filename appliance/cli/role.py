@@ -18,7 +18,7 @@ def role() -> None:
 
 @role.command(epilog="Example: x0t role grant --key gateway-2.key operator --scope line-1 --expires 90d")
 @click.argument("roles", nargs=-1, required=True, metavar="ROLE...")
-@click.option("--key", "key", required=True, metavar="FILE|NODEID", help="Public key file, or the id of a known node.")
+@click.option("--key", "key", required=True, metavar="FILE|NODE", help="Public key file, or the id of a known node.")
 @click.option("--scope", multiple=True, metavar="TAG", help="Only over nodes with this tag; repeat. None: all.")
 @click.option("--delegate", default=0, show_default=True, help="Levels that it may grant further.")
 @click.option("--expires", metavar="DURATION", help="Such as 90d. Default: with the issuer's own grant.")
@@ -29,7 +29,7 @@ def grant(  # noqa: PLR0913 - one parameter for each option
     """Grant ROLEs to a key. Roles: owner, admin, approver, operator, billing, auditor, member."""
     file = Path(key)
     ask = GrantAsk(
-        public_key=file.read_text(encoding="utf-8").strip() if file.is_file() else "",
+        public_key=file.read_text(encoding="ascii", errors="replace").strip() if file.is_file() else "",
         node="" if file.is_file() else key,
         roles=roles,
         scope=scope,
@@ -40,7 +40,7 @@ def grant(  # noqa: PLR0913 - one parameter for each option
     session.out.receipt(receipt, f"Granted {', '.join(roles)}")
 
 
-@role.command(epilog="Example: x0t role revoke node1... operator --reason 'stolen'")
+@role.command(epilog="Example: x0t role revoke node1q8f2zr9w operator --reason 'stolen'")
 @click.argument("node")
 @click.argument("roles", nargs=-1, metavar="[ROLE...]")
 @click.option("--reason", default="", help="A note for people; everybody in the mesh can read it.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from appliance.cli.client import segment
 from appliance.cli.session import Session, with_session
 from appliance.core.records import Node, Receipt, TagsAsk
 
@@ -13,7 +14,7 @@ def tag() -> None:
     """Tags of nodes."""
 
 
-@tag.command("set", epilog="Example: x0t tag set node1... camera line-1 --remove spare")
+@tag.command("set", epilog="Example: x0t tag set node1q8f2zr9w camera line-1 --remove spare")
 @click.argument("node")
 @click.argument("tags", nargs=-1, metavar="TAG...")
 @click.option("--remove", multiple=True, metavar="TAG", help="Take this tag away; repeat.")
@@ -22,7 +23,7 @@ def set_(session: Session, node: str, tags: tuple[str, ...], remove: tuple[str, 
     """Give TAGs to NODE, or take some away."""
     if not tags and not remove:
         raise click.UsageError("Name a tag to give, or one to --remove.")
-    receipt = session.client.send("PATCH", f"/nodes/{node}/tags", TagsAsk(add=tags, remove=remove), Receipt)
+    receipt = session.client.send("PATCH", f"/nodes/{segment(node)}/tags", TagsAsk(add=tags, remove=remove), Receipt)
     session.out.receipt(receipt, "The tags are set")
 
 

@@ -487,8 +487,8 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
 
     # ---- replica: the log and the read model of this node
     "replica.ambiguous": ErrorSpec(_Input,
-        "More than one batch begins with {text}.",
-        "Give more of the identifier."),
+        "More than one is meant by {text}.",
+        "Give more of the identifier, or all of it."),
     "replica.closing": ErrorSpec(_Unavailable,
         "The replica is shutting down.",
         "Try again when the daemon runs."),
@@ -507,6 +507,9 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "replica.mesh_exists": ErrorSpec(_State,
         "This node is in a mesh already: {mesh}.",
         "Use another data directory for another mesh."),
+    "replica.no_effect": ErrorSpec(_State,
+        "The batch {batch} was written and has no effect here: {reason}.",
+        "It is kept with its reason: see `x0t replica no-effect`."),
     "replica.no_mesh": ErrorSpec(_State,
         "This node is in no mesh yet.",
         "Create one with `x0t mesh create`, or follow one with `x0t mesh join`."),

@@ -115,8 +115,7 @@ class Links:
         else:
             self._cut.add(node)
         closing = [up for peer, up in self._up.items() if node is None or peer == node]
-        for up in closing:
-            await up.stream.close()
+        await asyncio.gather(*(up.stream.close() for up in closing))
         for up in closing:
             await up.gone.wait()
         self._log.info(events.LINKS_CUT, closed=len(closing))
@@ -173,8 +172,8 @@ class Links:
 
     async def recheck(self, permitted: Callable[[NodeId], bool]) -> None:
         """Close links to nodes that may not talk to us any more."""
-        for up in [up for node, up in self._up.items() if not permitted(node)]:
-            await up.stream.close("tls.peer_unknown")
+        closing = [up for node, up in self._up.items() if not permitted(node)]
+        await asyncio.gather(*(up.stream.close("tls.peer_unknown") for up in closing))
 
     def _start(self, target: Target) -> None:
         assert self._group is not None

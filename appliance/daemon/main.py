@@ -110,7 +110,7 @@ def _stop_on_signals(node: Node, notifier: Notifier, loop: asyncio.AbstractEvent
         if not asked_at_s:
             asked_at_s.append(time.monotonic())
             notifier.send(STOPPING)
-            node.supervisor.stop()
+            node.stop()
 
     def on_signal(_number: int, _frame: object) -> None:
         if not loop.is_closed():

@@ -60,6 +60,7 @@ class FollowedMesh:
         self.changes = Changes()
         self.port = 0  # the one that is bound
         self.batches = 0  # in the log
+        self._ending = False
         self.known_peers: list[Target] = []
         self.links: Links
         self.listener: Listener
@@ -83,6 +84,11 @@ class FollowedMesh:
         if self.config.listen.address:
             jobs.append(Job(name="listener", run=self._listen, critical=True, restarts=2))
         return jobs
+
+    def end_watching(self) -> None:
+        """Let those go who only watch: the daemon stops."""
+        self._ending = True
+        self.changes.tell()
 
     async def close(self) -> None:
         """Finish what the replica has begun, and close it."""
@@ -209,8 +215,8 @@ class FollowedMesh:
     # -- watching
 
     async def watch(self, pulse_s: float) -> AsyncIterator[None]:
-        """Once now, then after each change of the replica or the links, and at least each pulse."""
-        while True:
+        """Once now, then after each change of the replica or the links, and at least each pulse, until the end."""
+        while not self._ending:
             count = self.changes.count
             yield
             try:

@@ -73,6 +73,12 @@ class Node:
         self.supervisor.add(Job(name="service-manager", run=feed, period_s=feed_s))
         await self.supervisor.run()
 
+    def stop(self) -> None:
+        """Begin a clean stop; harmless when repeated."""
+        if self._mesh is not None:
+            self._mesh.end_watching()
+        self.supervisor.stop()
+
     async def close(self) -> None:
         """Finish what the replica has begun, and close it. Harmless when repeated."""
         mesh, self._mesh = self._mesh, None

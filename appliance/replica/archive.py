@@ -89,7 +89,7 @@ def _write(
     """Batches in fold order. What arrives meanwhile, at whatever place, is not wanted."""
     writer = ArchiveWriter(out, header)
     start, done = START, 0
-    while rows := engine.view.from_position(start, STEP):
+    while done < header.count and (rows := engine.view.from_position(start, STEP)):
         for row in rows:
             blob = engine.log.blob(row.arrival) if wanted(row) else None
             if blob is not None:

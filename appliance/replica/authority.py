@@ -79,6 +79,7 @@ class Authority:
         self._unsettled = self._unsettled or self._unsettles(mark)
         if not self._unsettled:
             mark.standing, mark.reason = self._judge(mark, [])
+            mark.stuck = self.is_stuck(mark.meta)
 
     def void_reason(self, batch: bytes, index: int) -> str | None:
         """Why an authority entry has no effect and never will; None for a mark."""
@@ -89,7 +90,7 @@ class Authority:
         """An author's log has forked at this seq: what it wrote from there on must be judged again."""
         self._forked.add(author)
         own = self._by_author.get(author, ())
-        self._unsettled = self._unsettled or any(m.meta.seq >= seq and m.reason != "frozen" for m in own)
+        self._unsettled = self._unsettled or any(mark.meta.seq >= seq and not mark.stuck for mark in own)
         self._touched.append(Span(author, seq))
 
     def close_epoch(self, checkpoint: Mark, late: Iterable[Meta]) -> None:
@@ -259,7 +260,7 @@ class Authority:
 
     def _settle_all(self) -> None:
         for mark in self.marks:
-            mark.standing, mark.reason = OPEN, ""
+            mark.standing, mark.reason, mark.stuck = OPEN, "", self.is_stuck(mark.meta)
         undecided = list(self.marks)
         while undecided:
             waits: dict[Mark, list[Mark]] = {}

@@ -121,8 +121,14 @@ class Engine:
     # -- start
 
     def load(self) -> int:
-        """Read the index, then fold what the log has and the view lacks; returns how many batches that were."""
+        """Read the index, then fold what the log has and the view lacks; returns how many batches that were.
+
+        A view that knows batches which the log has not (a log was put back from a backup) is made anew.
+        """
         self._reset()
+        if not self._view_follows():
+            with self._view.scratch() as empty:
+                self._view.adopt(empty)
         for number, branch in enumerate(self._view.branches()):
             if self.ancestry.open_branch(branch.author, branch.parent, branch.from_seq) != number:
                 raise error("replica.corrupt", what="view", reason="branch numbers have a gap")
@@ -141,6 +147,14 @@ class Engine:
             done = rows[-1][0]
             count += len(rows)
         return count
+
+    def _view_follows(self) -> bool:
+        last = self._view.last_arrival()
+        row = next(iter(self._log.after(last - 1, 1)), None)
+        if last == 0 or row is None or row[0] != last:
+            return last == 0
+        indexed = self._view.lookup(row[1])
+        return indexed is not None and indexed.arrival == last
 
     def _load_marks(self) -> None:
         trusted = Marker(self.identity.mesh, self.identity.authority_key, self.authority, _trust, self.limits)

@@ -133,13 +133,14 @@ class Intake:
         opening = self._marker.opening(meta, marks) if prev is None else []
         if prev is None and not (self.authority.may_write(meta) or opening):
             raise error("batch.author", author=short(batch.author))
+        again = self.ancestry.forks_again(batch.author, prev) or (prev is not None and self.authority.is_stuck(prev))
         branch, forked = self.ancestry.place(batch.author, batch.seq, prev)
         if branch == len(self.ancestry.branches) - 1 and self.ancestry.heads[branch] is None:
             self.new_branches.append((branch, self.ancestry.branches[branch]))
         meta = msgspec.structs.replace(meta, branch=branch)
         self.ancestry.extend(meta)
         self._remember(meta)
-        if forked:
+        if forked and not again:  # else what it rivals has no effect anyway
             self.authority.fork(batch.author, batch.seq)
         for mark in self._marker.marks(meta, marks, self.lookup):
             self.authority.add(mark)

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from itertools import zip_longest
 from typing import TypeVar
 
+import msgspec
+
 from appliance.core.errors import IntegrityError, UnavailableError, X0tError
 from appliance.replica.batch import SignedBatch, Verify, verify_batch
 from appliance.replica.engine import Engine
@@ -38,15 +40,12 @@ def rebuild(engine: Engine) -> Generator[Progress | Rebuilt, None, None]:
         before = b""
     with engine.view.scratch() as scratch:
         blank = engine.blank(scratch)
-        done = 0
-        while rows := engine.log.after(done, STEP):
+        for rows, progress in _chunks(engine):
             for arrival, _, blob in rows:
                 blank.admit_logged(arrival, blank.parse(arrival, blob))
             blank.fold()
-            done = rows[-1][0]
-            last = engine.log.last_arrival()
-            if done < last:
-                yield Progress(done, last)
+            if progress is not None:
+                yield progress
         engine.view.adopt(scratch)  # in the step that read the last batch, so nothing came in between
     engine.load()
     yield Rebuilt(batches=engine.view.size(), before=before, after=state_digest(engine.view))
@@ -62,22 +61,34 @@ def verify(engine: Engine, check: Verify) -> Generator[Progress | Verified, None
     archived = 0
     with engine.view.scratch() as scratch:
         blank = engine.blank(scratch)
-        done = 0
-        while rows := engine.log.after(done, STEP):
-            for arrival, digest, blob in rows:
-                archived += blob is None
-                _note(faults, _fault(blank, check, (arrival, digest, blob)))
+        for rows, progress in _chunks(engine):
+            for row in rows:
+                archived += row[2] is None
+                _note(faults, _fault(blank, check, row))
             blank.fold()
-            done = rows[-1][0]
-            last = engine.log.last_arrival()
-            if done < last:
-                yield Progress(done, last, faults[-1] if faults else "")
-        with engine.view.snapshot() as live:
+            if progress is not None:
+                yield msgspec.structs.replace(progress, fault=faults[-1] if faults else "")
+        done = engine.log.last_arrival()
+        with engine.view.snapshot() as live:  # in the step that read the last batch: both hold the same batches
             for number, fault in enumerate(_differences(live, scratch)):
                 _note(faults, fault)
                 if number % ROWS == 0:
                     yield Progress(done, done, fault)
         yield Verified(batches=scratch.size(), archived=archived, faults=tuple(faults), digest=state_digest(scratch))
+
+
+def _chunks(engine: Engine) -> Iterator[tuple[list[tuple[int, bytes, bytes | None]], Progress | None]]:
+    """The rows of the log up to its end, with the progress to tell after each chunk: none after the last one.
+
+    The chunks grow while more arrives between two of them than one holds, so the end is reached in any case.
+    """
+    done, size, left = 0, STEP, 1 << 62
+    while rows := engine.log.after(done, size):
+        done = rows[-1][0]
+        last = engine.log.last_arrival()
+        yield rows, Progress(done, last) if done < last else None
+        before, left = left, last - done
+        size = size if left < before else size * 2
 
 
 def _fault(blank: Engine, check: Verify, row: tuple[int, bytes, bytes | None]) -> str:

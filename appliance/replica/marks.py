@@ -28,8 +28,8 @@ class Mark:
     """One authority entry. Identity is (batch hash, entry index); mutable in `standing` and `reason` only."""
 
     __slots__ = (
-        "body", "cut", "depth", "grant", "grant_id", "index", "keep", "meta", "needs", "reason", "root", "standing", "supports",
-        "void",
+        "body", "cut", "depth", "grant", "grant_id", "index", "keep", "meta", "needs", "reason", "root", "standing", "stuck",
+        "supports", "void",
     )  # fmt: skip
 
     def __init__(self, meta: Meta, index: int, body: AuthorityBody) -> None:
@@ -47,6 +47,7 @@ class Mark:
         self.keep: Meta | None = None  # of a thaw: a batch on the branch that counts again
         self.standing = Standing.OPEN
         self.reason = ""
+        self.stuck = False  # frozen, whatever else comes into force or out of it
 
     @property
     def key(self) -> tuple[int, bytes, int]:

@@ -88,7 +88,7 @@ class Operations:
     async def checkpoint(self, older_than_ms: int) -> Receipt:
         """Close the epoch: batches older than this that are not here by now never take effect."""
         self._demand(Role.OWNER)
-        return await self._replica.edit(lambda engine, now_ms: [_checkpoint(engine, now_ms - older_than_ms)])
+        return await self._replica.edit(lambda engine, now_ms: [_checkpoint(engine, now_ms - max(1, older_than_ms))])
 
     # -- on the writer's thread
 

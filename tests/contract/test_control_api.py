@@ -14,8 +14,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from appliance.cli.client import segment
 from appliance.core.errors import X0tError
 from appliance.core.records import (
+    ArchiveAsk,
+    ArchiveReport,
     Batch,
     BatchDetail,
     Conflict,
@@ -168,6 +171,22 @@ def test_tags_and_names_are_set_and_taken(founder: Machine) -> None:
     assert refusal(lambda: founder.client.send("PATCH", f"/nodes/{node}/tags", bad, Receipt)) == "document.schema"
 
 
+def test_a_node_is_found_by_the_beginning_of_its_id_or_the_name_that_an_admin_gave_but_not_its_own(
+    founder: Machine,
+) -> None:
+    node = founder.key().node
+
+    def tag(text: str, name: str) -> str:
+        ask = TagsAsk(add=(name,))
+        return refusal(lambda: founder.client.send("PATCH", f"/nodes/{segment(text)}/tags", ask, Receipt))
+
+    assert tag(node[:13], "by-prefix") == ""
+    assert tag(node[:12], "too-short") == "id.text"
+    assert tag("founder", "own-name") == "id.text"
+    founder.client.send("PUT", f"/nodes/{node}/name", NameAsk(name="hall 2/press"), Receipt)
+    assert tag("hall 2/press", "by-name") == ""
+
+
 def test_the_log_shows_each_batch_and_a_batch_shows_its_entries(founder: Machine) -> None:
     lines = founder.client.get("/replica/batches", tuple[Batch, ...], limit=100)
     assert [line.seq for line in lines] == list(range(len(lines), 0, -1))
@@ -205,6 +224,49 @@ def test_an_export_is_imported_by_a_daemon_that_has_only_the_descriptor(founder:
         assert reader.status().digest == founder.status().digest
         again = reader.client.work("/replica/import", FileAsk(path=str(tmp_path / "out.x0t")), Imported, silent)
         assert again.new == 0
+
+
+def test_an_epoch_is_closed_archived_and_verified_without_a_daemon(tmp_path: Path) -> None:
+    with Machine("archivist", tmp_path / "archivist") as machine:
+        machine.start()
+        machine.x0t("mesh", "create", "plant")
+        machine.x0t("mesh", "show", "--export", str(tmp_path / "plant.x0t"))
+        node = machine.key().node
+        for number in range(3):
+            machine.x0t("node", "name", node, f"name {number}")
+        machine.x0t("replica", "checkpoint", "--yes")
+        file = tmp_path / "epoch-1.x0t"
+        before = machine.status()
+        moved = msgspec.json.decode(machine.x0t("replica", "archive", str(file), "--yes", "--json"), type=Moved)
+        assert moved.batches > 0
+        assert (before.epoch, machine.status().digest) == (1, before.digest)
+        assert machine.client.work("/replica/verify", None, Verified, silent).faults == ()
+        again = ArchiveAsk(path=str(tmp_path / "other.x0t"))
+        assert refusal(lambda: machine.client.work("/replica/archive", again, Moved, silent)) == "archive.epoch"
+        machine.stop()
+        checked = machine.x0t(
+            "replica", "verify", "--file", str(file), "--trust", str(tmp_path / "plant.x0t"), "--json"
+        )
+        report = msgspec.json.decode(checked, type=ArchiveReport)
+        assert (report.mesh, report.epoch, report.faults) == (before.mesh, 1, ())
+        data = bytearray(file.read_bytes())
+        data[-40] ^= 1
+        file.write_bytes(data)
+        machine.x0t("replica", "verify", "--file", str(file), expect=6)
+
+
+def test_a_read_model_can_be_discarded_while_no_daemon_runs(tmp_path: Path) -> None:
+    with Machine("mender", tmp_path / "mender") as machine:
+        machine.start()
+        machine.x0t("mesh", "create", "plant")
+        digest = machine.status().digest
+        discard = ("replica", "rebuild", "--offline", "--data-dir", str(machine.data_dir), "--yes")
+        machine.x0t(*discard, expect=4)
+        machine.stop()
+        machine.x0t(*discard)
+        assert not list(machine.data_dir.glob("mesh1*/view.db"))
+        machine.start()
+        assert machine.status().digest == digest
 
 
 def test_links_can_be_cut_and_restored(founder: Machine) -> None:

@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from appliance.core.errors import X0tError
-from appliance.core.records import Batch, NameAsk, Receipt
+from appliance.core.records import Batch
 from appliance.lab.rig import DAEMON, Machine, RigError, refusal
+from tests.faults.load import Load
 
-WRITERS = 4
 ACKNOWLEDGED_BEFORE_STOP = 40
-
-
-class Load:
-    """Clients that write as fast as they are answered, and remember every acknowledgement."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._node = machine.key().node
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self.enough = threading.Event()
-        self.acknowledged: list[Receipt] = []
-        self.unforeseen: list[BaseException] = []
-        self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(WRITERS)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _write(self, number: int) -> None:
-        count = 0
-        while not self._stop.is_set():
-            count += 1
-            ask = NameAsk(name=f"writer {number} round {count}")
-            try:
-                receipt = self._machine.client.send("PUT", f"/nodes/{self._node}/name", ask, Receipt)
-            except X0tError as err:
-                if err.key not in {"control.daemon_down", "control.interrupted", "replica.closing", "tags.unchanged"}:
-                    self.unforeseen.append(err)
-                self._stop.wait(0.01)
-                continue
-            with self._lock:
-                self.acknowledged.append(receipt)
-                if len(self.acknowledged) >= ACKNOWLEDGED_BEFORE_STOP:
-                    self.enough.set()
 
 
 @pytest.fixture
@@ -73,7 +30,7 @@ def test_every_acknowledged_append_is_there_after_a_stop_under_load(machine: Mac
         machine.start()
         machine.x0t("mesh", "create", "plant")
         with Load(machine) as load:
-            assert load.enough.wait(30)
+            load.wait_for(ACKNOWLEDGED_BEFORE_STOP)
             took_s = machine.stop(stop)
         assert load.unforeseen == []
         assert took_s < 2
@@ -86,6 +43,16 @@ def test_every_acknowledged_append_is_there_after_a_stop_under_load(machine: Mac
         before = machine.status().digest
         machine.x0t("replica", "rebuild", "--yes")
         assert machine.status().digest == before
+
+
+def test_a_stop_does_not_wait_for_those_who_only_watch(machine: Machine) -> None:
+    with machine:
+        machine.start()
+        machine.x0t("mesh", "create", "plant")
+        watchers = [machine.watch() for _ in range(3)]
+        for watcher in watchers:
+            next(watcher)
+        assert machine.stop() < 2
 
 
 def test_a_second_signal_is_harmless(machine: Machine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,40 @@ def test_the_commands_refuse_with_the_documented_exit_codes(tmp_path: Path) -> N
         one.x0t("replica", "show", "batch1x", expect=2)  # input
         two.stop()
         two.x0t("replica", "status", expect=5)  # unavailable
+
+
+def test_a_restored_backup_freezes_its_node_until_an_owner_decides(tmp_path: Path) -> None:
+    with machines(tmp_path, ("owner", "restored")) as (owner, restored):
+        together(tmp_path, owner, restored)
+        node = restored.key().node
+        restored.stop()
+        backup = tmp_path / "backup"
+        shutil.copytree(restored.data_dir, backup)
+        restored.start()
+        restored.wait(lambda seen: seen.links_up == 1)
+        restored.x0t("tag", "set", node, "before")
+        wait_equal((owner, restored))
+        lost = json.loads(owner.x0t("replica", "log", "--author", node, "--limit", "1", "--json"))[0]["batch"]
+        owner.stop()
+        restored.stop()
+        shutil.rmtree(restored.data_dir)
+        shutil.copytree(backup, restored.data_dir)
+        restored.start()
+        restored.x0t("tag", "set", node, "after")  # under a number that was used before
+        owner.start()
+        restored.wait(lambda seen: seen.links_up == 1)
+        wait_equal((owner, restored))
+        for machine in (owner, restored):
+            assert machine.status().frozen == (node,)
+        assert "restored backup" in restored.x0t("replica", "conflicts", "--json")
+        restored.x0t("tag", "set", node, "more", expect=3)
+        owner.x0t("author", "thaw", node, "--keep", lost, "--reason", "backup", "--yes")
+        wait_equal((owner, restored))
+        assert restored.status().frozen == ()
+        restored.x0t("tag", "set", node, "more")
+        wait_equal((owner, restored))
+        nodes = json.loads(owner.x0t("node", "list", "--json"))
+        assert next(n["tags"] for n in nodes if n["node"] == node) == ["before", "more"]
 
 
 def together(tmp_path: Path, one: Machine, two: Machine, *roles: str) -> None:

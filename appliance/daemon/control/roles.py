@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from appliance.core.errors import error
+from appliance.core.errors import X0tError, error
 from appliance.core.ids import BatchHash, NodeId
 from appliance.core.records import GrantAsk, NameAsk, RevokeAsk, TagsAsk, ThawAsk
 from appliance.daemon.control import show
@@ -13,6 +13,8 @@ from appliance.daemon.node import Node
 from appliance.replica import operations
 from appliance.trust.grants import Role
 from appliance.trust.keys import parse_public_key
+
+PREFIX = len("node1") + 8  # characters of an id that name it: 40 bits, too many for a key made to resemble another
 
 
 class RoleRoutes:
@@ -32,7 +34,7 @@ class RoleRoutes:
         roles = roles_of(ask.roles)
         made = await self._node.mesh.operations.grant(
             operations.GrantAsk(
-                subject_key=self._key(ask),
+                subject_key=await self._key(ask),
                 roles=roles,
                 scope=ask.scope,
                 delegate=ask.delegate,
@@ -41,26 +43,25 @@ class RoleRoutes:
         )
         return reply(show.receipt(made), 201, f"/v1/replica/batches/{BatchHash(made.hash)}")
 
-    def _key(self, ask: GrantAsk) -> bytes:
+    async def _key(self, ask: GrantAsk) -> bytes:
         if ask.public_key:
             return parse_public_key(ask.public_key)
-        node = NodeId.parse(ask.node)
-        key = self._node.mesh.replica.member_key(node.raw)
+        key = self._node.mesh.replica.member_key(await self._find(ask.node))
         if key is None:
-            raise error("replica.not_found", what=f"public key of {node}")
+            raise error("replica.not_found", what=f"public key of {ask.node}")
         return key
 
     async def revoke(self, request: web.Request) -> web.StreamResponse:
         """Take roles from a node."""
         ask = await read(request, RevokeAsk)
-        made = await self._node.mesh.operations.revoke(NodeId.parse(ask.node).raw, roles_of(ask.roles), ask.reason)
+        made = await self._node.mesh.operations.revoke(await self._find(ask.node), roles_of(ask.roles), ask.reason)
         return reply(show.receipt(made), 201, f"/v1/replica/batches/{BatchHash(made.hash)}")
 
     async def thaw(self, request: web.Request) -> web.StreamResponse:
         """Decide which branch of a forked log counts."""
         ask = await read(request, ThawAsk)
         made = await self._node.mesh.operations.thaw(
-            NodeId.parse(ask.node).raw, BatchHash.parse(ask.keep).raw, ask.reason
+            await self._find(ask.node), BatchHash.parse(ask.keep).raw, ask.reason
         )
         return reply(show.receipt(made), 201, f"/v1/replica/batches/{BatchHash(made.hash)}")
 
@@ -68,18 +69,37 @@ class RoleRoutes:
         """The nodes that the mesh knows, by id."""
         return reply([show.node(view) for view in await self._node.mesh.queries.members()])
 
+    async def _find(self, text: str) -> bytes:
+        """A node by its id, by the beginning of its id, or by the name that an admin gave it.
+
+        Never by the name that it gave itself: who calls himself like another would get what is meant for that one.
+        Raises `id.text` or `replica.ambiguous`.
+        """
+        try:
+            return NodeId.parse(text).raw
+        except X0tError as err:
+            queries = self._node.mesh.queries
+            meant = {node for node, name in (await queries.names()).items() if name == text}
+            if text.startswith("node1") and len(text) >= PREFIX:
+                meant |= {m.node for m in await queries.members() if str(NodeId(m.node)).startswith(text)}
+            if len(meant) > 1:
+                raise error("replica.ambiguous", text=text) from err
+            if not meant:
+                raise
+            return meant.pop()
+
     async def tags(self, request: web.Request) -> web.StreamResponse:
         """Give tags to a node or take them away."""
         ask = await read(request, TagsAsk)
-        node = NodeId.parse(request.match_info["node"])
-        made = await self._node.mesh.operations.set_tags(node.raw, ask.add, ask.remove)
+        node = await self._find(request.match_info["node"])
+        made = await self._node.mesh.operations.set_tags(node, ask.add, ask.remove)
         return reply(show.receipt(made))
 
     async def name(self, request: web.Request) -> web.StreamResponse:
         """Name a node."""
         ask = await read(request, NameAsk)
-        node = NodeId.parse(request.match_info["node"])
-        return reply(show.receipt(await self._node.mesh.operations.set_name(node.raw, ask.name)))
+        node = await self._find(request.match_info["node"])
+        return reply(show.receipt(await self._node.mesh.operations.set_name(node, ask.name)))
 
 
 def roles_of(texts: tuple[str, ...]) -> tuple[Role, ...]:

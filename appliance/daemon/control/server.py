@@ -29,7 +29,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 STREAMS: web.RequestKey[bool] = web.RequestKey("streams", bool)
-SHUTDOWN_S = 1.0  # of the two seconds for a clean stop
+SHUTDOWN_S = 0.5  # for requests to end, and once more after they were cancelled; a clean stop has two seconds
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("control")
@@ -47,7 +47,7 @@ class ControlServer:
         self._app.freeze()
 
     async def serve(self, ready: Callable[[], None]) -> None:
-        """Bind, call `ready`, and answer until cancelled; then let running requests end within a second."""
+        """Bind, call `ready`, and answer until cancelled; then let running requests end."""
         runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         sock = bind_private(self._path)

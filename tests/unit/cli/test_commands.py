@@ -162,9 +162,9 @@ def test_a_destructive_command_without_a_terminal_needs_yes(
     assert "Revoked every role" in capsys.readouterr().err
 
 
-def test_a_batch_without_effect_is_a_warning(daemon: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert x0t(daemon, "author", "thaw", "node1abc", "--keep", "batch1abc", "--yes") == 0
-    assert "Warning" in capsys.readouterr().err
+def test_a_batch_that_was_written_without_effect_is_no_success(daemon: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert x0t(daemon, "author", "thaw", "node1abc", "--keep", "batch1abc", "--yes") == 4
+    assert "has no effect here: role" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("noun", sorted(NOUNS))

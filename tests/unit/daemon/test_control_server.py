@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -162,17 +163,18 @@ print(connection.getresponse().status)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-async def test_another_user_is_turned_away_by_the_kernels_word_even_if_the_file_modes_let_it_in(tmp_path: Path) -> None:
+async def test_another_user_is_turned_away_by_the_kernels_word_even_if_the_file_modes_let_it_in() -> None:
     ready = asyncio.Event()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        server = ControlServer(tmp_path / "run" / "x0td.sock", ROUTES, LIMITS)
-        task = group.create_task(server.serve(ready.set))
-        await ready.wait()
-        for directory in (tmp_path / "run", tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            directory.chmod(0o755)
-        (tmp_path / "run" / "x0td.sock").chmod(0o666)
-        knocker = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _KNOCK, str(tmp_path / "run" / "x0td.sock"), stdout=asyncio.subprocess.PIPE
-        )
-        assert (await knocker.communicate())[0].strip() == b"403"
-        task.cancel()
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "run" / "x0td.sock"
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            task = group.create_task(ControlServer(path, ROUTES, LIMITS).serve(ready.set))
+            await ready.wait()
+            for directory in (path.parent, path.parent.parent):
+                directory.chmod(0o755)
+            path.chmod(0o666)
+            knocker = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", _KNOCK, str(path), stdout=asyncio.subprocess.PIPE
+            )
+            assert (await knocker.communicate())[0].strip() == b"403"
+            task.cancel()

@@ -212,6 +212,25 @@ def test_a_rebuild_replaces_a_view_whose_pages_are_damaged(lively: Member) -> No
     assert result(verify(lively.engine, lively.mesh.by.mldsa_verify)).faults == ()
 
 
+def test_a_log_from_a_backup_beside_a_newer_view_is_folded_anew(mesh: Mesh, tmp_path: Path) -> None:
+    a = mesh.founder("a")
+    for number in range(3):
+        a.say(f"before {number}")
+    wanted = a.dump()
+    a.engine.close()
+    backup = (tmp_path / "a" / "log.db").read_bytes()
+    a.start()
+    for number in range(3):
+        a.say(f"after {number}")
+    a.engine.close()
+    (tmp_path / "a" / "log.db").write_bytes(backup)
+    a.start()
+    assert a.dump() == wanted
+    assert [effect.ok for effect in a.say("other")] == [True]
+    a.restart()
+    assert result(verify(a.engine, mesh.by.mldsa_verify)).faults == ()
+
+
 async def test_long_work_runs_in_steps_beside_the_writer(
     mesh: Mesh, lively: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,50 @@
+"""Three daemons under load, killed at random moments: in the end all are equal and nothing acknowledged is missing."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from appliance.core.records import Batch
+from appliance.lab.rig import machines, mesh_of, wait_equal
+from tests.faults.load import Load
+
+ROUNDS = int(os.environ.get("X0T_KILL_ROUNDS", "50"))
+SEED = int(os.environ.get("X0T_SEED", "20261124"))
+ACKNOWLEDGED_MAX = 12  # before each kill
+MOMENT_S = 0.02  # and then up to so long, to hit every step of a write
+
+
+def test_after_killing_daemons_under_load_all_replicas_are_equal_and_whole(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    with machines(tmp_path, ("one", "two", "three")) as group:
+        one, *others = group
+        for machine in group:
+            machine.start()
+        mesh_of(one, *others, roles=("admin", "member"))
+        for other in others:
+            other.wait(lambda seen: seen.batches > 1)
+        wait_equal(group)
+        for machine in group:
+            machine.peer_with(*(other for other in group if other is not machine))
+        with ExitStack() as stack:
+            loads = {machine.name: stack.enter_context(Load(machine, writers=1)) for machine in group}
+            for _ in range(ROUNDS):
+                victim = chance.choice(group)
+                loads[victim.name].wait_for(chance.randint(1, ACKNOWLEDGED_MAX))
+                time.sleep(chance.uniform(0, MOMENT_S))
+                victim.kill()
+                victim.start()
+        assert [load.unforeseen for load in loads.values()] == [[], [], []], f"seed {SEED}"
+        wait_equal(group)
+        acknowledged = {receipt.batch for load in loads.values() for receipt in load.acknowledged}
+        for machine in group:
+            log = machine.client.get("/replica/batches", tuple[Batch, ...], limit=10_000)
+            assert acknowledged <= {line.batch for line in log}, f"seed {SEED}: {machine.name} lost some"
+            assert machine.status().frozen == (), f"seed {SEED}: {machine.name} equivocated against itself"
+            before = machine.status().digest
+            machine.x0t("replica", "rebuild", "--yes")
+            assert machine.status().digest == before
