@@ -6,16 +6,27 @@ Keys come from seeds and time is a number, so a test does the same each time.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from appliance.core.ids import NodeId, mesh_id, node_id
 from appliance.replica.batch import SignedBatch, parse_batch
 from appliance.replica.documents import NODES, Name
 from appliance.replica.engine import Engine, Identity, Taken
-from appliance.replica.entries import AnnounceEntry, ChangeEntry, EntryBody, GrantEntry, RevokeEntry, make
+from appliance.replica.entries import (
+    AnnounceEntry,
+    ChangeEntry,
+    CheckpointEntry,
+    EntryBody,
+    GrantEntry,
+    RevokeEntry,
+    make,
+)
+from appliance.replica.epochs import covered_digest
 from appliance.replica.fold import Effect
 from appliance.replica.intake import Admitted
+from appliance.replica.reports import Progress
 from appliance.replica.stores import Log, View
 from appliance.storage.log import LogStore
 from appliance.storage.view import ViewStore
@@ -24,6 +35,15 @@ from appliance.trust.pqc import Provider, SigningKey, provider
 
 START_MS = 1_700_000_000_000
 YEAR_MS = 365 * 86_400_000
+
+R = TypeVar("R")
+
+
+def result(work: Generator[Progress | R, None, None]) -> R:
+    """What long work ends with."""
+    *_, last = work
+    assert not isinstance(last, Progress)
+    return last
 
 
 class Member:
@@ -85,6 +105,13 @@ class Member:
         """Change a document."""
         chunk = self.engine.documents.edit(name, puts, [], self.id, self.mesh.now_ms // 1000)
         return self.write(ChangeEntry(document=name[0], epoch=name[1], chunk=chunk))
+
+    def close_epoch(self, horizon: int | None = None) -> tuple[Effect, ...]:
+        """Write a checkpoint of all that is here, or of what is not after a horizon."""
+        horizon = self.engine.max_hlc if horizon is None else horizon
+        covered = self.engine.covered(horizon)
+        digest = covered_digest(covered.values())
+        return self.write(CheckpointEntry(self.engine.epoch() + 1, horizon, len(covered), digest))
 
     def blobs(self) -> list[bytes]:
         """Signed bytes of all batches here that have them, in order of arrival."""

@@ -26,6 +26,7 @@ from appliance.core.errors import (
     UnavailableError,
     X0tError,
 )
+from appliance.daemon import events
 from appliance.daemon.config import Config
 
 PLACE = Path(__file__).parents[1] / "docs" / "reference"
@@ -181,9 +182,27 @@ def _contexts(context: click.Context) -> Iterator[click.Context]:
                 )
 
 
+def log_events() -> str:
+    """Every event of the daemon's log with the comment beside its name."""
+    lines = [line for line in inspect.getsource(events).splitlines() if " = " in line]
+    rows = []
+    for line in sorted(lines, key=lambda line: line.split('"')[1]):
+        meaning, _, fields = line.partition("  # ")[2].partition("; ")
+        rows.append((f"`{line.split(chr(34))[1]}`", meaning, ", ".join(f"`{f}`" for f in fields.split(", ") if f)))
+    return "\n".join(
+        [
+            "# Events of the log\n",
+            "One line each, on standard error: for people on a terminal, else as JSON. Every line has `event`, "
+            "`level` and `timestamp`.\n",
+            table(("event", "when", "fields"), *rows),
+        ]
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands,
     "errors.md": errors,
+    "events.md": log_events,
     "limits.md": bounds,
     "settings.md": settings,
 }

@@ -104,17 +104,23 @@ async def _run(config: Config) -> None:
 
 def _stop_on_signals(node: Node, notifier: Notifier, loop: asyncio.AbstractEventLoop) -> list[float]:
     """Ask the node to stop on the first signal. Plain handlers, because those of the loop are gone before the end."""
+    import structlog
+
+    from appliance.daemon import events
+
+    log: structlog.stdlib.BoundLogger = structlog.get_logger("main")
     asked_at_s: list[float] = []
 
-    def stop() -> None:
+    def stop(number: int) -> None:
         if not asked_at_s:
             asked_at_s.append(time.monotonic())
+            log.info(events.DAEMON_STOPPING, signal=signal.Signals(number).name)
             notifier.send(STOPPING)
             node.stop()
 
-    def on_signal(_number: int, _frame: object) -> None:
+    def on_signal(number: int, _frame: object) -> None:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(stop)
+            loop.call_soon_threadsafe(stop, number)
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)

@@ -64,6 +64,7 @@ class Node:
         descriptor = await asyncio.to_thread(self.membership.descriptor)
         if descriptor is not None:
             await self._follow(await self._open(descriptor))
+            self._log.info(events.MESH_OPENED, mesh=MeshId(descriptor.mesh), name=descriptor.name)
 
     async def run(
         self, server: ControlServer, ready: Callable[[], None], feed: Callable[[], Awaitable[None]], feed_s: float
@@ -123,7 +124,9 @@ class Node:
             await asyncio.to_thread(self.membership.add_peers, peers)
             if self._mesh is None:
                 await self._follow(await self._open(self.membership.open(blob)))
-                self._log.info(events.MESH_JOINED, name=self.mesh.descriptor.name)
+                self._log.info(
+                    events.MESH_JOINED, mesh=MeshId(self.mesh.descriptor.mesh), name=self.mesh.descriptor.name
+                )
             else:
                 self._mesh.known_peers = await asyncio.to_thread(self.membership.peers)
                 self._mesh.aim()

@@ -54,8 +54,8 @@ def verify_files(
 ) -> Generator[Progress | ArchiveReport, None, None]:
     """Check archives of one mesh with no replica: earlier ones first, the last is the one in question.
 
-    The chain of trust begins at `authority_key`, or else at the key that the last file names: then a person compares the
-    mesh id in the report. Raises `archive.*` where a file is not of the form; faults of batches are in the report.
+    The chain of trust begins at `authority_key`, or else at the key that the last file names: then a person compares
+    the mesh id in the report. Raises `archive.*` where a file is not of the form; faults of batches are in the report.
     """
     readers = [ArchiveReader(file, limits) for file in files]
     header = readers[-1].header

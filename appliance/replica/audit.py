@@ -1,7 +1,7 @@
 """Audit: admits batches from a file by the same rules as a replica, with nothing but the authority key to go by.
 
-It keeps an index in memory, some 500 bytes a batch, and no batch itself. It folds nothing: it answers whether each batch
-is its author's, follows what it names and was allowed into the log, and which checkpoints are in force.
+It keeps an index in memory, some 500 bytes a batch, and no batch itself. It folds nothing: it answers whether each
+batch is its author's, follows what it names and was allowed into the log, and which checkpoints are in force.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Audit:
         return len({branch.author for branch in self.authority.ancestry.branches})
 
     def take(self, number: int, signed: SignedBatch) -> bool:
-        """Admit a batch; False if it was there. Raises `batch.*`, or `replica.not_found` where what it follows is not."""
+        """Admit a batch; False if it was there. Raises `batch.*`, or `replica.not_found` for what it follows."""
         if signed.hash in self._index:
             return False
         key = self._intake.author_key(signed.batch)

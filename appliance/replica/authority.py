@@ -81,6 +81,14 @@ class Authority:
             mark.standing, mark.reason = self._judge(mark, [])
             mark.stuck = self.is_stuck(mark.meta)
 
+    def hold(self) -> None:
+        """Judge nothing until `settle`: for many marks at once."""
+        self._unsettled = True
+
+    def void_entries(self, batch: bytes) -> list[tuple[int, str]]:
+        """The void authority entries of a batch, with the reason."""
+        return [(index, reason) for index, reason in enumerate(self._void.get(batch, ())) if reason]
+
     def void_reason(self, batch: bytes, index: int) -> str | None:
         """Why an authority entry has no effect and never will; None for a mark."""
         reasons = self._void.get(batch, [])

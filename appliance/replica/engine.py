@@ -32,15 +32,16 @@ from appliance.replica.batch import (
     verify_batch,
 )
 from appliance.replica.documents import Documents, Name
-from appliance.replica.entries import ChangeEntry, CheckpointEntry, GrantEntry, parse
-from appliance.replica.epochs import WRONG_DIGEST, Epochs
+from appliance.replica.entries import ChangeEntry, CheckpointEntry, parse
+from appliance.replica.epochs import Epochs
 from appliance.replica.fold import Effect, Fold
-from appliance.replica.intake import Admitted, Intake, Missing, authority_entries, short
+from appliance.replica.intake import Admitted, Intake, Missing, short
+from appliance.replica.mark_records import load_marks, mark_rows
 from appliance.replica.marking import Marker
 from appliance.replica.paging import Known, read_page
 from appliance.replica.parking import Parking
 from appliance.replica.reports import Page
-from appliance.replica.rows import ChangeRow, CheckpointRow, DocumentRow, FrozenRow, GrantRow
+from appliance.replica.rows import ChangeRow, DocumentRow, FrozenRow
 from appliance.replica.stores import START, Indexed, Log, Position, View
 from appliance.trust.grants import Role
 
@@ -84,6 +85,7 @@ class Engine:
         self._verify = verify
         self._settling = threading.Lock()  # standings are open while they are settled; `holds` is asked from elsewhere
         self._reset()
+        self._answering = self.authority  # whom `holds` asks: while the engine loads again, the authority before it
 
     def _reset(self) -> None:
         self.ancestry = Ancestry()
@@ -146,6 +148,7 @@ class Engine:
             self.fold()
             done = rows[-1][0]
             count += len(rows)
+        self._answering = self.authority
         return count
 
     def _view_follows(self) -> bool:
@@ -157,18 +160,7 @@ class Engine:
         return indexed is not None and indexed.arrival == last
 
     def _load_marks(self) -> None:
-        trusted = Marker(self.identity.mesh, self.identity.authority_key, self.authority, _trust, self.limits)
-        for arrival, meta in self._view.marked():
-            marks = authority_entries(self.read(arrival).batch, self.limits)
-            forged = any(
-                isinstance(body, GrantEntry) and self._view.get(GrantRow, meta.hash, index) is None
-                for index, body in marks
-            )
-            for mark in (self._marker if forged else trusted).marks(meta, marks, self._find):
-                row = self._view.get(CheckpointRow, meta.hash, mark.index)
-                if isinstance(row, CheckpointRow) and row.reason == WRONG_DIGEST:
-                    mark.void = WRONG_DIGEST  # found out when it arrived, from all that lay before it
-                self.authority.add(mark)
+        load_marks(self.authority, self._view.marks(), self._find)
         for number, branch in enumerate(self.ancestry.branches):
             if self.ancestry.branches_of(branch.author)[0] != number:
                 self.authority.fork(branch.author, branch.from_seq)
@@ -342,6 +334,8 @@ class Engine:
             default=None,
         )
         self._view.index(Indexed(arrival, item.meta) for arrival, item in pending)
+        marked = ((item.meta, item.signed.batch.entries) for _, item in pending if item.meta.mark)
+        self._view.add_marks(mark_rows(self.authority, marked))
         if start is None:
             return {}
         effects: dict[bytes, tuple[Effect, ...]] = {}
@@ -392,7 +386,11 @@ class Engine:
     def holds(self, key: bytes, need: Role, now_ms: int) -> bool:
         """True if the key holds the role now, by all that this replica has seen. Safe from any thread."""
         with self._settling:
-            return self.authority.holds(key, need, now_ms)
+            return self._answering.holds(key, need, now_ms)
+
+    def key_of(self, node: bytes) -> bytes | None:
+        """The public key of a node that some grant names. Safe from any thread."""
+        return self._answering.key_of(node)
 
     def epoch(self) -> int:
         """Number of the last epoch that a checkpoint in force has closed; 0 before the first."""
@@ -465,7 +463,3 @@ class Engine:
             if isinstance(body, ChangeEntry):
                 yield body.chunk
 
-
-def _trust(_key: bytes, _message: bytes, _signature: bytes, _context: bytes) -> bool:
-    """For grants that have a row, so this replica verified them when they arrived."""
-    return True

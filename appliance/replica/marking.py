@@ -14,11 +14,10 @@ from appliance.replica.ancestry import Meta
 from appliance.replica.authority import Authority
 from appliance.replica.batch import Verify
 from appliance.replica.entries import AuthorityBody, CheckpointEntry, GrantEntry, RevokeEntry, ThawEntry
-from appliance.replica.marks import STRONG, Mark
+from appliance.replica.marks import OPENED, STRONG, Mark
 from appliance.trust.grants import Grant, Role, grant_id, narrows, open_grant, peek_grant
 
 Lookup = Callable[[bytes], Meta | None]
-OPENED = GrantEntry(grant=b"")
 
 
 class Marker:

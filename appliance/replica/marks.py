@@ -13,6 +13,7 @@ from appliance.replica.entries import AuthorityBody, GrantEntry, RevokeEntry
 from appliance.trust.grants import Grant, Role, implied_roles
 
 STRONG = frozenset({Role.OWNER, Role.ADMIN})  # only an owner takes these away
+OPENED = GrantEntry(grant=b"")  # stands for a signed grant, which is 5 KiB and stays in the log
 Rank = tuple[int, int, bytes]
 
 

@@ -40,8 +40,8 @@ FORK_REASON = (
     "two different batches with the number {seq}: the author is frozen from there on until an owner decides with a thaw"
 )
 OWN_FORK_REASON = (
-    "this node's own log has two different batches with the number {seq}. A restored backup or a cloned disk looks like "
-    "this: stop the other copy, then an owner decides with a thaw which branch counts"
+    "this node's own log has two different batches with the number {seq}. A restored backup or a cloned disk looks "
+    "like this: stop the other copy, then an owner decides with a thaw which branch counts"
 )
 
 

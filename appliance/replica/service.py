@@ -171,7 +171,7 @@ class Replica:
 
     def member_key(self, node: bytes) -> bytes | None:
         """The public key of a node that some grant names."""
-        return self.engine.authority.key_of(node)
+        return self.engine.key_of(node)
 
     async def batches_after(self, cursor: Position, known: Known, max_bytes: int) -> Page:
         """Batches that a peer lacks, in fold order after a place, up to a size."""
@@ -348,7 +348,7 @@ class Replica:
             except X0tError as err:
                 refused.append((None, err.key))
                 continue
-            key = self.engine.authority.key_of(signed.batch.author)
+            key = self.engine.key_of(signed.batch.author)
             if key is not None and not verify_batch(signed, key, self._verify):
                 refused.append((signed.hash, "batch.signature"))
             else:

@@ -17,7 +17,7 @@ from appliance.replica.ancestry import Branch, Meta, Reach
 from appliance.replica.stores import START, Indexed, Position, Value
 from appliance.storage.migrations import storage_error
 
-INDEX_TABLES = ("batches", "branches", "late")
+INDEX_TABLES = ("batches", "branches", "late", "marks")
 
 
 class IndexStore:
@@ -60,9 +60,19 @@ class IndexStore:
             (),
         )
 
-    def marked(self) -> Iterator[Indexed]:
-        """Batches with authority entries, in order of arrival."""
-        return self._select("WHERE mark = 1 ORDER BY arrival", ())
+    def add_marks(self, rows: Iterable[tuple[bytes, int, bytes]]) -> None:
+        """Keep (batch, entry, record) of authority entries; the batches are in the index already."""
+        self._db.executemany("INSERT INTO marks SELECT arrival, ?2, ?3 FROM batches WHERE hash = ?1", rows)
+
+    def marks(self) -> Iterator[tuple[Meta, int, bytes]]:
+        """(batch, entry, record) of all authority entries, in order of arrival."""
+        query = (
+            "SELECT batches.arrival, hash, author, seq, hlc, branch, reach, mark, entry, record FROM marks "
+            "JOIN batches ON batches.arrival = marks.arrival JOIN branches ON branches.number = batches.branch "
+            "ORDER BY marks.arrival, entry"
+        )
+        for *columns, entry, record in self._rows(query):
+            yield _indexed(*columns).meta, entry, record
 
     def newest(self, author: bytes | None, before: int, limit: int) -> list[Indexed]:
         """Index rows that arrived before an arrival number, the last first; of one author or (None) of all."""
@@ -146,19 +156,15 @@ class IndexStore:
             "SELECT arrival, hash, author, seq, hlc, branch, reach, mark FROM batches "
             f"JOIN branches ON branches.number = batches.branch {where}"
         )
-        for arrival, digest, author, seq, hlc, branch, reach, mark in self._rows(query, bindings):
-            yield Indexed(
-                arrival,
-                Meta(
-                    hash=digest,
-                    author=author,
-                    seq=seq,
-                    hlc=hlc,
-                    branch=branch,
-                    reach=unpack_reach(reach),
-                    mark=bool(mark),
-                ),
-            )
+        for columns in self._rows(query, bindings):
+            yield _indexed(*columns)
+
+
+def _indexed(
+    arrival: int, digest: bytes, author: bytes, seq: int, hlc: int, branch: int, reach: bytes, mark: int
+) -> Indexed:
+    past = unpack_reach(reach)
+    return Indexed(arrival, Meta(digest, author, seq, hlc, branch, past, bool(mark)))
 
 
 def pack_reach(reach: Reach) -> bytes:

@@ -30,8 +30,8 @@ VIEW: tuple[str, ...] = (
     CREATE UNIQUE INDEX batches_hash ON batches (hash);
     CREATE INDEX batches_branch ON batches (branch, seq);
     CREATE INDEX batches_order ON batches (hlc, hash, branch, seq);
-    CREATE INDEX batches_mark ON batches (arrival) WHERE mark = 1;
     CREATE TABLE late (hash BLOB, checkpoint BLOB, entry INTEGER, PRIMARY KEY (hash, checkpoint, entry)) WITHOUT ROWID;
+    CREATE TABLE marks (arrival INTEGER, entry INTEGER, record BLOB NOT NULL, PRIMARY KEY (arrival, entry)) WITHOUT ROWID;
     CREATE TABLE undo (
         hlc INTEGER NOT NULL, hash BLOB NOT NULL, step INTEGER NOT NULL,
         tbl TEXT NOT NULL, key BLOB NOT NULL, old BLOB, PRIMARY KEY (hlc, hash, step)) WITHOUT ROWID;
@@ -93,7 +93,7 @@ def open_database(path: str, steps: Sequence[str], *, full: bool, vfs: str | Non
 
 @contextmanager
 def transaction(connection: apsw.Connection) -> Iterator[None]:
-    """All or nothing. Not apsw's own: SQLite itself rolls back when the disk is full, and the cause must stay visible."""
+    """All or nothing. Not apsw's own: SQLite rolls back itself when the disk is full; the cause must stay visible."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield

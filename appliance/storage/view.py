@@ -1,8 +1,8 @@
 """The view database: index of the log and the read model folded from it, with an undo journal.
 
-WAL with synchronous=NORMAL: after a power cut it may lack the newest batches, never be wrong, and is brought up to date
-from the log. Every change to a folded row is journalled under the place of the batch that made it, so that an arrival in
-the past takes back exactly what follows it: the journal is a snapshot at each batch. One writer.
+WAL with synchronous=NORMAL: after a power cut it may lack the newest batches, never be wrong, and is brought up to
+date from the log. Every change to a folded row is journalled under the place of the batch that made it, so that an
+arrival in the past takes back exactly what follows it: the journal is a snapshot at each batch. One writer.
 """
 
 from __future__ import annotations

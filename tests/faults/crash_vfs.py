@@ -1,7 +1,7 @@
 """A disk that loses power: records what SQLite writes and flushes, and makes files as a power cut may leave them.
 
-What was flushed is there. Of what was not, each write is there, missing, or torn at a sector of 512 bytes, whatever came
-before or after it; so the order of unflushed writes means nothing, as on a real disk with a cache.
+What was flushed is there. Of what was not, each write is there, missing, or torn at a sector of 512 bytes, whatever
+came before or after it; so the order of unflushed writes means nothing, as on a real disk with a cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOST, TORN = 0.4, 0.2  # of the writes that were not flushed
 
 
 class Op(NamedTuple):
-    """One call: `data` of a write, else empty; `number` is the offset, the size, or 1 for a deletion that is flushed."""
+    """One call: `data` is of a write; `number` is the offset, the size, or 1 for a deletion that is flushed."""
 
     kind: Literal["write", "truncate", "sync", "delete"]
     file: str

@@ -18,9 +18,11 @@ FORESEEN = frozenset({"control.daemon_down", "control.interrupted", "replica.clo
 class Load:
     """As a context manager: writes from entry to exit, through restarts of the daemon."""
 
-    def __init__(self, machine: Machine, writers: int = WRITERS) -> None:
+    def __init__(self, machine: Machine, writers: int = WRITERS, pace_s: float = 0.0) -> None:
+        """`pace_s`: pause of each writer after an acknowledgement."""
         self._machine = machine
         self._node = machine.key().node
+        self._pace_s = pace_s
         self._stop = threading.Event()
         self._moved = threading.Condition()
         self.acknowledged: list[Receipt] = []
@@ -58,3 +60,4 @@ class Load:
             with self._moved:
                 self.acknowledged.append(receipt)
                 self._moved.notify_all()
+            self._stop.wait(self._pace_s)

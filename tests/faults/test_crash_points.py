@@ -1,8 +1,8 @@
 """Power cuts at any call of the real stores: nothing acknowledged is lost, and no node contradicts itself afterwards.
 
-One run of a replica is recorded with every write and flush of its two databases: appends, folds, arrivals in the past,
-WAL checkpoints, a restart, a rebuild, and the pruning after an archive. Then the power is cut at seeded points, and what
-is left is opened by the real engine.
+One run of a replica is recorded with every write and flush of its two databases: appends, folds, arrivals in the
+past, WAL checkpoints, a restart, a rebuild, and the pruning after an archive. Then the power is cut at seeded points,
+and what is left is opened by the real engine.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -20,8 +22,6 @@ import pytest
 from appliance.core.errors import X0tError
 from appliance.replica import maintenance
 from appliance.replica.archive import archive
-from appliance.replica.entries import CheckpointEntry
-from appliance.replica.epochs import covered_digest
 from appliance.replica.stores import View
 from appliance.storage.archive_file import ArchiveFile
 from appliance.storage.log import LogStore
@@ -84,9 +84,7 @@ class Recorded(Member):
         self.engine.commit()
         head = self.engine.ancestry.head(self.id)
         arrivals = self.log.last_arrival()
-        self.acks.append(
-            Ack(len(self.recorder.ops), arrivals, head.hash if head else b"", head.seq if head else 0)
-        )
+        self.acks.append(Ack(len(self.recorder.ops), arrivals, head.hash if head else b"", head.seq if head else 0))
 
 
 def record(folder: Path, name: str, log_level: str = "FULL") -> Run:
@@ -126,9 +124,7 @@ def record(folder: Path, name: str, log_level: str = "FULL") -> Run:
     begin("restart")
     a.restart()
     a.say("restarted")
-    horizon = a.engine.max_hlc
-    covered = a.engine.covered(horizon)
-    a.write(CheckpointEntry(epoch=1, horizon=horizon, count=len(covered), digest=covered_digest(covered.values())))
+    a.close_epoch()
     begin("prune")
     for _ in archive(a.engine, ArchiveFile(folder / "one.x0t"), 1, mesh.by.mldsa_verify):
         a.say("while archiving")
@@ -151,7 +147,10 @@ class Survivor:
     def integrity(self) -> list[str]:
         view = self.node.view
         assert isinstance(view, ViewStore)
-        return [*self.node.log.check(), *(row[0] for row in view._db.execute("PRAGMA integrity_check") if row[0] != "ok")]
+        return [
+            *self.node.log.check(),
+            *(row[0] for row in view._db.execute("PRAGMA integrity_check") if row[0] != "ok"),
+        ]
 
 
 def _quick(folder: Path) -> tuple[LogStore, ViewStore]:
@@ -246,7 +245,7 @@ def points(run: Run, count: int, seed: int) -> list[int]:
     calls = len(run.recorder.ops)
     starts = [begun for begun, _ in run.phases] + [calls]
     share = count // len(run.phases) // 2
-    even = [rng.randrange(start, max(end, start + 1)) for start, end in zip(starts, starts[1:], strict=False) for _ in range(share)]
+    even = [rng.randrange(start, max(end, start + 1)) for start, end in pairwise(starts) for _ in range(share)]
     return sorted(even + [rng.randrange(1, calls) for _ in range(count - len(even))])
 
 
@@ -294,10 +293,10 @@ def test_a_peer_sees_no_fork_after_a_power_cut(run: Run, tmp_path: Path) -> None
         folder = tmp_path / str(number)
         folder.mkdir()
         disk.cut(folder, random.Random(number))
-        node = run.mesh.member("survivor", lambda folder=folder: _quick(folder))
+        node = run.mesh.member("survivor", partial(_quick, folder))
         node.key, node.id = run.mesh.key("a"), _author_of(run)
         peer = run.mesh.member(f"peer-{number}")
-        peer.take([blob for blob in node.blobs()[: ack.arrivals]])
+        peer.take(node.blobs()[: ack.arrivals])
         node.say("after the cut")
         peer.pull(node)
         assert peer.engine.authority.forked_authors() == []

@@ -8,16 +8,20 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from appliance.core.records import Batch
 from appliance.lab.rig import machines, mesh_of, wait_equal
 from tests.faults.load import Load
 
 ROUNDS = int(os.environ.get("X0T_KILL_ROUNDS", "50"))
 SEED = int(os.environ.get("X0T_SEED", "20261124"))
-ACKNOWLEDGED_MAX = 12  # before each kill
+ACKNOWLEDGED_MAX = 8  # before each kill
+PACE_S = 0.04
 MOMENT_S = 0.02  # and then up to so long, to hit every step of a write
 
 
+@pytest.mark.timeout(300)  # fifty starts of a daemon, on two busy cores
 def test_after_killing_daemons_under_load_all_replicas_are_equal_and_whole(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     with machines(tmp_path, ("one", "two", "three")) as group:
@@ -31,7 +35,7 @@ def test_after_killing_daemons_under_load_all_replicas_are_equal_and_whole(tmp_p
         for machine in group:
             machine.peer_with(*(other for other in group if other is not machine))
         with ExitStack() as stack:
-            loads = {machine.name: stack.enter_context(Load(machine, writers=1)) for machine in group}
+            loads = {machine.name: stack.enter_context(Load(machine, writers=2, pace_s=PACE_S)) for machine in group}
             for _ in range(ROUNDS):
                 victim = chance.choice(group)
                 loads[victim.name].wait_for(chance.randint(1, ACKNOWLEDGED_MAX))

@@ -91,7 +91,9 @@ class History:
         self._publish(anna, GrantEntry(root), AnnounceEntry("anna", (), ""))
         owners = [self._keep(self.mesh.grant(anna, who, Role.OWNER, delegate=2, parent=root)) for who in (bert, cleo)]
         self._publish(anna, GrantEntry(owners[0]))
-        self._publish(bert, GrantEntry(self._keep(self.mesh.grant(bert, dora, Role.ADMIN, parent=owners[0], delegate=1))))
+        self._publish(
+            bert, GrantEntry(self._keep(self.mesh.grant(bert, dora, Role.ADMIN, parent=owners[0], delegate=1)))
+        )
         self._publish(anna, GrantEntry(owners[1]))
         self._publish(cleo, GrantEntry(self._keep(self.mesh.grant(cleo, emil, Role.MEMBER, parent=owners[1]))))
 
@@ -173,7 +175,9 @@ class History:
         since = START_MS + self._tape.one_of((0, self._step * STEP_MS, 3 * self._step * STEP_MS))
         delegate = self._tape.number(4)
         return GrantEntry(
-            self._keep(self.mesh.grant(None, subject, *self._tape.one_of(ROLES), delegate=delegate, times=(since, FAR_MS)))
+            self._keep(
+                self.mesh.grant(None, subject, *self._tape.one_of(ROLES), delegate=delegate, times=(since, FAR_MS))
+            )
         )
 
     def _again(self, author: Member) -> EntryBody | None:

@@ -4,6 +4,7 @@ It shares no code with the replica but for the formats (batches, entries, grants
 question is answered by looking at all batches, and nothing is incremental; so it is right by reading and not by speed.
 It holds for a mesh in which every batch is at hand, and it says for each entry why it has no effect, or None.
 """
+# size: one argument from admission to effect, to be read beside the ADR
 
 from __future__ import annotations
 
@@ -172,9 +173,7 @@ class Oracle:
         if any(c.grant_id == identity and self._is_published_before(c, claim) for c in self._grants_to(grant.subject)):
             return "grant.repeated"
         if issuer != self.mesh:
-            parents = [
-                c for c in own if c.grant_id == grant.parent and c.grant and _valid_at(c.grant, claim.batch)
-            ]
+            parents = [c for c in own if c.grant_id == grant.parent and c.grant and _valid_at(c.grant, claim.batch)]
             if not parents:
                 return "grant.issuer"
             if not _narrower(grant, parents[0].grant):
@@ -190,7 +189,7 @@ class Oracle:
         return earlier.batch.hash in self.past[claim.batch.hash] or earlier.batch.hash == claim.batch.hash
 
     def _power(self, claim: Claim, target: bytes) -> Role:
-        """A key gives up its own roles as it likes; an owner takes all; others take only what is not an owner's to take."""
+        """A key gives up its own roles as it likes; an owner takes all; others what is not an owner's to take."""
         if target == claim.batch.batch.author:
             return Role.MEMBER
         held = [c.grant for c in self._grants_to(target) if self._is_before(c, claim.batch) and c.grant]
@@ -220,7 +219,7 @@ class Oracle:
         held = grant.grant
         if held is None or need not in roles_of(held.roles) or not self._is_before(grant, batch):
             return False
-        if not held.scope or need is Role.MEMBER and not scope:
+        if not held.scope or (need is Role.MEMBER and not scope):
             return True
         return bool(scope) and scope <= set(held.scope)
 
@@ -243,9 +242,7 @@ class Oracle:
         """What a checkpoint with this past would cover."""
         earlier = [c for c in self._sound_checkpoints() if c.batch.hash in past]
         return {
-            h
-            for h in past
-            if self.admitted[h].batch.hlc <= horizon and not any(self._is_late(h, c) for c in earlier)
+            h for h in past if self.admitted[h].batch.hlc <= horizon and not any(self._is_late(h, c) for c in earlier)
         }
 
     def _digest_fault(self, claim: Claim, body: CheckpointEntry) -> str | None:
@@ -291,18 +288,14 @@ class Oracle:
         return (grant.depth, grant.batch.batch.hlc, grant.batch.hash)
 
     def _seniority(self, claim: Claim) -> tuple[tuple[int, int, bytes], Key]:
-        left = [
-            g
-            for g in claim.rests_on
-            if g.state != OUT and self._taken(g, claim.batch, claim.needs, set()) != IN
-        ]
+        left = [g for g in claim.rests_on if g.state != OUT and self._taken(g, claim.batch, claim.needs, set()) != IN]
         return (min(self._rank(g) for g in left), claim.key)
 
     def _judge(self, claim: Claim) -> tuple[str, str]:
         if claim.grant is not None and claim.grant.issuer == self.mesh:
             return IN, ""
         late, frozen = self._late(claim.batch, claim.waits), self._frozen(claim.batch, claim.waits)
-        if late == IN or frozen == IN:
+        if IN in (late, frozen):
             return OUT, "late" if late == IN else "frozen"
         rival = self._rivalled(claim)
         if rival == IN:

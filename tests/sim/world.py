@@ -1,7 +1,7 @@
 """A mesh in one process: keys, grants and batches that a test writes as it likes, and replicas that take them in.
 
-Replicas are the real engine over the real stores, in memory. Signatures are a fast stand-in of the right length (a keyed
-hash) unless a provider is given: they tell a true signature from a false one, and the same seed gives the same bytes.
+Replicas are the real engine over the real stores, in memory. Signatures are a fast stand-in of the right length (a
+keyed hash): they tell a true signature from a false one, and the same seed gives the same bytes.
 Whoever holds a Member can write anything as that member; only `Replica` has rules.
 """
 
@@ -93,7 +93,7 @@ class Mesh:
             self.members[name] = Member(name, public, sign, node_id(public).raw)
         return self.members[name]
 
-    def grant(
+    def grant(  # noqa: PLR0913  # what a grant says
         self,
         issuer: Member | None,
         subject: Member,
@@ -126,7 +126,7 @@ class Mesh:
         author: Member,
         *bodies: EntryBody | tuple[str, bytes],
         after: Iterable[SignedBatch] = (),
-        prev: SignedBatch | None | str = "head",
+        prev: SignedBatch | str | None = "head",
         at_ms: int = 0,
         hlc: int | None = None,
     ) -> SignedBatch:

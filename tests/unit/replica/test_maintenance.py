@@ -1,11 +1,10 @@
-"""Verify and rebuild: every kind of damage is named, nothing is half done, and what is made anew is the same bit by bit."""
+"""Verify and rebuild: every kind of damage is named, nothing is half done, what is made anew is the same bit by bit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -19,15 +18,7 @@ from appliance.storage.log import LogStore
 from appliance.storage.migrations import transaction
 from appliance.storage.view import ViewStore
 from appliance.trust.grants import Role
-from tests.mesh_rig import Member, Mesh
-
-R = TypeVar("R")
-
-
-def result(work: Generator[Progress | R, None, None]) -> R:
-    *_, last = work
-    assert not isinstance(last, Progress)
-    return last
+from tests.mesh_rig import Member, Mesh, result
 
 
 @pytest.fixture
@@ -37,7 +28,7 @@ def mesh(tmp_path: Path) -> Mesh:
 
 @pytest.fixture
 def lively(mesh: Mesh) -> Member:
-    """A replica in which everything happened: grants, tags with a rival, revocations, a fork, a late batch, no effect."""
+    """A replica in which everything happened: grants, tags, rivals, revocations, a fork and a decision, no effect."""
     a, b, c = mesh.founder("a"), mesh.member("b"), mesh.member("c")
     a.give(b, Role.OWNER, delegate=2)
     a.give(c, Role.MEMBER)
@@ -70,9 +61,7 @@ def _name(node: Member) -> str:
 
 def test_a_sound_replica_has_no_faults(lively: Member) -> None:
     found = result(verify(lively.engine, lively.mesh.by.mldsa_verify))
-    assert found == Verified(
-        batches=lively.view.size(), archived=0, faults=(), digest=state_digest(lively.view)
-    )
+    assert found == Verified(batches=lively.view.size(), archived=0, faults=(), digest=state_digest(lively.view))
     assert found.batches == lively.log.last_arrival()
 
 
@@ -93,7 +82,7 @@ def test_a_rebuild_mends_what_was_changed_behind_our_back(lively: Member) -> Non
 
 
 @pytest.mark.parametrize(
-    ("statement", "named"),
+    "statement, named",
     [
         ("UPDATE grants SET roles = '[\"owner\"]'", "grants"),
         ("DELETE FROM no_effect", "no_effect"),
@@ -114,7 +103,7 @@ def flipped(blob: bytes, at: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    "damage, named",
     [
         (lambda blob: flipped(blob, len(blob) - 1), "valid signature"),
         (lambda blob: flipped(blob, 60), "batch"),
@@ -229,6 +218,23 @@ def test_a_log_from_a_backup_beside_a_newer_view_is_folded_anew(mesh: Mesh, tmp_
     assert [effect.ok for effect in a.say("other")] == [True]
     a.restart()
     assert result(verify(a.engine, mesh.by.mldsa_verify)).faults == ()
+
+
+def test_members_stay_members_while_the_engine_loads_again(
+    mesh: Mesh, lively: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebuild or a recovery must not make this node turn its peers away."""
+    seen: list[tuple[bool, bool]] = []
+    read = lively.view.marked
+
+    def ask_meanwhile() -> object:
+        holds = lively.engine.holds(lively.id, Role.OWNER, mesh.now_ms)
+        seen.append((holds, lively.engine.key_of(lively.id) == lively.key.public_key))
+        return read()
+
+    monkeypatch.setattr(lively.view, "marked", ask_meanwhile)
+    result(rebuild(lively.engine))
+    assert seen == [(True, True)]
 
 
 async def test_long_work_runs_in_steps_beside_the_writer(

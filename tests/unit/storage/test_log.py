@@ -138,9 +138,13 @@ def test_an_engine_goes_on_once_there_is_room_again(tmp_path: Path) -> None:
     pages = log._number("PRAGMA page_count")
     log._db.execute(f"PRAGMA max_page_count={pages}")
     big = AnnounceEntry(name="x", endpoints=(), software="")
-    with pytest.raises(UnavailableError) as failed:
+
+    def write_on() -> None:
         for _ in range(50):
             node.write(big, raw=[("future", bytes(40_000))])
+
+    with pytest.raises(UnavailableError) as failed:
+        write_on()
     assert failed.value.key == "replica.disk_full"
     durable = log.last_arrival()
     node.engine.load()

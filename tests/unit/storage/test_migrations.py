@@ -70,7 +70,7 @@ def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert schema(path) == before
 
 
-@pytest.mark.parametrize(("full", "level"), [(True, 2), (False, 1)])
+@pytest.mark.parametrize("full, level", [(True, 2), (False, 1)])
 def test_each_database_has_its_durability(tmp_path: Path, full: bool, level: int) -> None:
     connection = open_database(str(tmp_path / "x.db"), FIRST, full=full)
     assert (connection.pragma("journal_mode"), connection.pragma("synchronous")) == ("wal", level)

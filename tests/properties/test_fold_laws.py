@@ -1,0 +1,117 @@
+"""The laws of the fold: the state is a function of the set of batches, and says what the oracle says.
+
+Histories come from tapes (tests/sim/histories.py), in which every member may be hostile. A failure prints the shortest
+history that shows it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.core.errors import X0tError
+from appliance.replica.batch import SignedBatch, parse_batch
+from tests.sim.histories import History
+from tests.sim.laws import disagreements, shortest, story
+from tests.sim.world import Replica
+
+TAPES = st.integers(0, 2**48).map(lambda seed: random.Random(seed).randbytes(20 + seed % 200))
+ORDERS = st.randoms(use_true_random=False)
+
+
+def deliver(replica: Replica, batches: list[SignedBatch], rng: random.Random) -> None:
+    """In any order and any grouping; some groups are durable long before they are folded. What was refused comes again."""
+    waiting = list(batches)
+    rng.shuffle(waiting)
+    while waiting:
+        size = rng.randint(1, 7)
+        group, waiting = waiting[:size], waiting[size:]
+        replica.engine.take([(parse_batch(batch.blob), False) for batch in group], replica.now_ms)
+        replica.engine.commit()
+        if rng.random() < 0.7:
+            replica.engine.fold()
+    replica.engine.fold()
+
+
+def hold(tape: bytes, law: Callable[[History], list[str]]) -> None:
+    """Fails with the shortest history that breaks the law."""
+    if not law(History(tape)):
+        return
+    short = shortest(tape, lambda other: bool(law(History(other))))
+    history = History(short)
+    raise AssertionError("\n".join([*law(history), story(history, history.all_seeing)]))
+
+
+@given(TAPES)
+def test_every_entry_has_the_effect_that_the_oracle_gives_it(tape: bytes) -> None:
+    hold(tape, lambda history: disagreements(history.all_seeing, history.oracle()))
+
+
+@given(TAPES, st.integers(0, 2**32))
+def test_any_order_of_arrival_in_any_grouping_gives_the_same_rows(tape: bytes, seed: int) -> None:
+    def law(history: History) -> list[str]:
+        replica = history.mesh.replica()
+        deliver(replica, history.batches, random.Random(seed))
+        return differences(history.all_seeing, replica)
+
+    hold(tape, law)
+
+
+@given(TAPES, st.integers(0, 2**32))
+def test_a_restart_at_any_moment_changes_nothing(tape: bytes, seed: int) -> None:
+    def law(history: History) -> list[str]:
+        rng, replica = random.Random(seed), history.mesh.replica()
+        for batch in history.batches:
+            replica.take(batch)
+            if rng.random() < 0.2:
+                before = replica.dump()
+                replica.restart()
+                if replica.dump() != before:
+                    return [f"the restart after {batch.hash.hex()[:6]} changed a row"]
+        return differences(history.all_seeing, replica)
+
+    hold(tape, law)
+
+
+@given(TAPES)
+def test_a_view_built_anew_from_the_log_is_the_one_that_grew_step_by_step(tape: bytes) -> None:
+    def law(history: History) -> list[str]:
+        before = history.all_seeing.dump()
+        history.all_seeing.rebuild()
+        return [] if history.all_seeing.dump() == before else ["the rebuilt view differs"]
+
+    hold(tape, law)
+
+
+@settings(max_examples=30)
+@given(TAPES, ORDERS)
+def test_a_batch_that_was_tampered_with_is_refused_and_changes_nothing(tape: bytes, rng: random.Random) -> None:
+    history = History(tape)
+    replica, before = history.all_seeing, history.all_seeing.dump()
+    for batch in history.batches:
+        blob = bytearray(batch.blob)
+        for _ in range(rng.randint(1, 3)):
+            blob[rng.randrange(len(blob))] ^= 1 << rng.randrange(8)
+        try:
+            forged = parse_batch(bytes(blob))
+        except X0tError as err:
+            assert err.key.startswith("batch.")
+            continue
+        taken = replica.engine.take([(forged, False)], replica.now_ms)
+        assert not taken.admitted
+        replica.engine.commit()
+        replica.engine.fold()
+    assert replica.dump() == before
+
+
+def differences(left: Replica, right: Replica) -> list[str]:
+    """Batches and rows that only one of them has."""
+    logs = [{digest for _, digest, _ in replica.log.scan()} for replica in (left, right)]
+    found = [f"{digest.hex()[:6]} is in one log only" for digest in logs[0] ^ logs[1]]
+    for (table, ours), (_, theirs) in zip(left.dump(), right.dump(), strict=True):
+        found += [f"{table}: {row}" for row in ours if row not in theirs]
+        found += [f"{table} (the other): {row}" for row in theirs if row not in ours]
+    return found
