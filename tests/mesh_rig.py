@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from appliance.core.ids import NodeId, mesh_id, node_id
+from appliance.replica.authoring import Identity
 from appliance.replica.batch import SignedBatch, parse_batch
 from appliance.replica.documents import NODES, Name
-from appliance.replica.engine import Engine, Identity, Taken
+from appliance.replica.engine import Engine, Taken
 from appliance.replica.entries import (
     AnnounceEntry,
     ChangeEntry,
@@ -109,9 +110,9 @@ class Member:
     def close_epoch(self, horizon: int | None = None) -> tuple[Effect, ...]:
         """Write a checkpoint of all that is here, or of what is not after a horizon."""
         horizon = self.engine.max_hlc if horizon is None else horizon
-        covered = self.engine.covered(horizon)
+        covered = self.engine.epochs().up_to(horizon)
         digest = covered_digest(covered.values())
-        return self.write(CheckpointEntry(self.engine.epoch() + 1, horizon, len(covered), digest))
+        return self.write(CheckpointEntry(self.engine.authority.epoch() + 1, horizon, len(covered), digest))
 
     def blobs(self) -> list[bytes]:
         """Signed bytes of all batches here that have them, in order of arrival."""

@@ -164,7 +164,8 @@ def commands() -> str:
         "# Commands of x0t\n",
         "`--json` gives data for programs on standard output; talk goes to standard error.\n",
     ]
-    for context in _contexts(click.Context(cli, info_name="x0t", terminal_width=HELP_WIDTH)):
+    root = click.Context(cli, info_name="x0t", terminal_width=HELP_WIDTH, help_option_names=["-h", "--help"])
+    for context in _contexts(root):
         level = "#" * min(4, 2 + context.command_path.count(" "))
         parts.append(f"{level} {context.command_path}\n")
         parts.append(f"```text\n{context.get_help()}\n```\n")
@@ -177,9 +178,7 @@ def _contexts(context: click.Context) -> Iterator[click.Context]:
         for name in context.command.list_commands(context):
             command = context.command.get_command(context, name)
             if command is not None and not command.hidden:
-                yield from _contexts(
-                    click.Context(command, parent=context, info_name=name, terminal_width=HELP_WIDTH)
-                )
+                yield from _contexts(click.Context(command, parent=context, info_name=name, terminal_width=HELP_WIDTH))
 
 
 def log_events() -> str:

@@ -362,6 +362,9 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
         "Nothing outside the signature is accepted: the sender must leave it empty."),
 
     # ---- daemon: the process as a whole
+    "daemon.fault": ErrorSpec(_Unavailable,
+        "Something failed in this daemon that nobody foresaw: {what}.",
+        "It goes on without it; its log has the cause: please report it.", 500),
     "daemon.job_failed": ErrorSpec(_Unavailable,
         "The job {job} failed too often: {reason}.",
         "The daemon ended so that the service manager starts it again; its log has the cause."),

@@ -20,6 +20,7 @@ from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
 from appliance.daemon import events
 from appliance.daemon.changes import Changes
+from appliance.daemon.supervisor import contain
 from appliance.replica.sync_pacing import PeerLedger
 from appliance.transport.dialler import Address, backoff_s
 from appliance.transport.peers import PeerIdentity
@@ -245,7 +246,7 @@ class Links:
         self.changes.tell()
         reason = "closed"
         try:
-            await self._drive(stream, dialled)
+            await contain(f"the link to {peer}", self._drive(stream, dialled))
         except (X0tError, OSError, TimeoutError) as err:
             reason = "replaced" if up.replaced else str(err) or type(err).__name__
             self._judge(peer, err)

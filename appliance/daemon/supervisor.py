@@ -161,6 +161,17 @@ class Supervisor:
             raise error("daemon.job_failed", job=state.job.name, reason=state.last_error)
 
 
+async def contain(what: str, work: Awaitable[None]) -> None:
+    """Await what a peer may make fail, so that a fault of ours ends that alone. Raises it as `daemon.fault`."""
+    try:
+        await work
+    except (X0tError, OSError, TimeoutError):
+        raise
+    except Exception as err:  # here a failure is bounded, as in a job
+        structlog.get_logger("supervisor").exception(events.FAULT, what=what)
+        raise error("daemon.fault", what=what) from err
+
+
 def _unknown(err: Exception) -> bool:
     """Only an error without a key of ours needs a traceback in the log."""
     return not isinstance(err, X0tError | OSError | TimeoutError)

@@ -15,7 +15,8 @@ from appliance.daemon.membership import Membership
 from appliance.daemon.mesh import FollowedMesh, Keys
 from appliance.daemon.node import Node
 from appliance.daemon.sync_driver import SyncDriver
-from appliance.replica.engine import Engine, Identity
+from appliance.replica.authoring import Identity
+from appliance.replica.engine import Engine
 from appliance.replica.service import Replica, Writer
 from appliance.storage.log import LogStore
 from appliance.storage.view import ViewStore

@@ -14,10 +14,12 @@ import msgspec
 
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
+from appliance.replica.batch import SignedBatch
 from appliance.replica.change_codec import Change, Scalar, check_flat_map, decode_change
 from appliance.replica.document import Document
-from appliance.replica.entries import ChangeEntry
-from appliance.replica.rows import DocumentRow
+from appliance.replica.entries import ChangeEntry, parse
+from appliance.replica.rows import ChangeRow, DocumentRow
+from appliance.replica.stores import Indexed, View
 from appliance.trust.grants import Role
 
 Name = tuple[str, int]  # document, epoch
@@ -122,3 +124,15 @@ def _row(name: Name, key: str, document: Document) -> DocumentRow | None:
     if not texts:
         return None
     return DocumentRow(document=name[0], epoch=name[1], key=key, value=texts[0], rivals=tuple(sorted(set(texts[1:]) - {texts[0]})))
+
+
+def changes_in_effect(view: View, read: Callable[[Indexed], SignedBatch], name: Name) -> Iterator[bytes]:
+    """Change chunks of a document that have effect, in the order of the fold."""
+    rows = [row for row in view.rows(ChangeRow) if isinstance(row, ChangeRow) and (row.document, row.epoch) == name]
+    for row in sorted(rows, key=lambda item: (item.hlc, item.batch, item.entry)):
+        indexed = view.lookup(row.batch)
+        if indexed is None:
+            raise error("replica.corrupt", what="view", reason=f"batch {row.batch.hex()[:12]} is not in the index")
+        body = parse(*read(indexed).batch.entries[row.entry])
+        if isinstance(body, ChangeEntry):
+            yield body.chunk

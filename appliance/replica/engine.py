@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from appliance.core.clock import hlc_next
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.ancestry import Ancestry, Meta
+from appliance.replica.authoring import Authoring, Identity
 from appliance.replica.authority import Authority, Span
 from appliance.replica.batch import (
-    Batch,
+    Entry,
     Sign,
     SignedBatch,
     Verify,
@@ -31,29 +31,19 @@ from appliance.replica.batch import (
     parse_payload,
     verify_batch,
 )
-from appliance.replica.documents import Documents, Name
-from appliance.replica.entries import ChangeEntry, CheckpointEntry, parse
+from appliance.replica.documents import Documents, Name, changes_in_effect
+from appliance.replica.entries import CheckpointEntry
 from appliance.replica.epochs import Epochs
-from appliance.replica.fold import Effect, Fold
+from appliance.replica.fold import Effect
+from appliance.replica.folding import Folding, Unfolded
 from appliance.replica.intake import Admitted, Intake, Missing, short
-from appliance.replica.mark_records import load_marks, mark_rows
+from appliance.replica.mark_records import load_marks
 from appliance.replica.marking import Marker
-from appliance.replica.paging import Known, read_page
 from appliance.replica.parking import Parking
-from appliance.replica.reports import Page
-from appliance.replica.rows import ChangeRow, DocumentRow, FrozenRow
-from appliance.replica.stores import START, Indexed, Log, Position, View
+from appliance.replica.stores import Indexed, Log, View
 from appliance.trust.grants import Role
 
 CHUNK = 500  # batches read from the log at once
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """Which mesh this is, and who vouches for it."""
-
-    mesh: bytes
-    authority_key: bytes
-    channel: str = "control"
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -91,20 +81,18 @@ class Engine:
         self.ancestry = Ancestry()
         self.authority = Authority(self.ancestry, self._batch_at)
         self.parking = Parking(self.limits)
-        self.tips: dict[bytes, Meta] = {}
-        self.max_hlc = 0
+        self._authoring = Authoring(self.identity, self.authority, self.limits)
         self._marker = Marker(
             self.identity.mesh, self.identity.authority_key, self.authority, self._verify, self.limits
         )
         self.intake = Intake(self.identity.mesh, self.authority, self._marker, self._find, self.limits)
         self.documents = Documents(self._chunks, self.limits)
-        self._fold = Fold(self.authority, self.documents, self._view)
+        self._folding = Folding(self.authority, self.documents, self._view, self.read)
         self._unwritten: list[Admitted] = []
         self._unfolded: dict[bytes, tuple[int, Admitted]] = {}
         self._spans: list[Span] = []
         self._resettled = False  # standings may have changed since the last fold, and with them who is frozen
         self._late: list[tuple[bytes, bytes, int]] = []
-        self._last: Position = START
 
     @property
     def log(self) -> Log:
@@ -131,15 +119,15 @@ class Engine:
         if not self._view_follows():
             with self._view.scratch() as empty:
                 self._view.adopt(empty)
-        for number, branch in enumerate(self._view.branches()):
-            if self.ancestry.open_branch(branch.author, branch.parent, branch.from_seq) != number:
-                raise error("replica.corrupt", what="view", reason="branch numbers have a gap")
+        for branch in self._view.branches():
+            self.ancestry.open_branch(branch.author, branch.parent, branch.from_seq)
         for _, meta in self._view.heads():
+            if meta.branch >= len(self.ancestry.branches):
+                raise error("replica.corrupt", what="view", reason="branch numbers have a gap")
             self.ancestry.extend(meta)
-            self.tips[meta.hash] = meta
-            self.max_hlc = max(self.max_hlc, meta.hlc)
+            self._authoring.note(meta, ())
         self._load_marks()
-        self._last = self._view.last_position()
+        self._folding.resume()
         count = 0
         done = self._view.last_arrival()
         while rows := self._log.after(done, CHUNK):
@@ -233,40 +221,18 @@ class Engine:
             self._entered(outcome)
         return outcome
 
-    def author(self, author: bytes, entries: Sequence[tuple[str, bytes]], sign: Sign, now_ms: int) -> Admitted:
+    def author(self, author: bytes, entries: Sequence[Entry], sign: Sign, now_ms: int) -> Admitted:
         """Write a batch of our own after everything that this replica knows. `commit` makes it durable."""
-        if self.authority.is_frozen(author):
-            raise error("replica.frozen", author=short(author))
-        head = self.authority.live_head(author)
-        prev = head.hash if head is not None else None
-        batch = Batch(
-            version=1,
-            mesh=self.identity.mesh,
-            channel=self.identity.channel,
-            author=author,
-            seq=head.seq + 1 if head is not None else 1,
-            prev=prev,
-            parents=self._parents(prev),
-            hlc=hlc_next(self.max_hlc, now_ms),
-            entries=tuple(entries),
-        )
+        batch = self._authoring.draft(author, entries, now_ms)
         outcome = self.intake.admit(build_batch(batch, sign, self.limits), None, verified=True)
         if not isinstance(outcome, Admitted):
             raise error("replica.corrupt", what="log", reason="our own batch does not follow what we hold")
         self._entered(outcome)
         return outcome
 
-    def _parents(self, prev: bytes | None) -> tuple[bytes, ...]:
-        tips = [meta for meta in self.tips.values() if meta.hash != prev and not self.authority.is_frozen(meta.author)]
-        tips.sort(key=lambda meta: (meta.mark, meta.hlc, meta.hash), reverse=True)
-        return tuple(sorted(meta.hash for meta in tips[: self.limits.batch_parents]))
-
     def _entered(self, admitted: Admitted) -> None:
-        batch, meta = admitted.signed.batch, admitted.meta
-        for digest in batch.dependencies():
-            self.tips.pop(digest, None)
-        self.tips[meta.hash] = meta
-        self.max_hlc = max(self.max_hlc, meta.hlc)
+        meta = admitted.meta
+        self._authoring.note(meta, admitted.signed.batch.dependencies())
         self._unwritten.append(admitted)
         if self.authority.checkpoints:
             self._late.extend(self.authority.note_late(meta))
@@ -313,73 +279,15 @@ class Engine:
         with self._settling:
             self._resettled = self._resettled or self.authority.is_unsettled
             self._spans.extend(self.authority.settle())
-        pending = sorted(self._unfolded.values(), key=lambda item: item[1].meta.position)
-        if not pending and not self._spans:
+        if not self._unfolded and not self._spans:
             return Folded({}, ())
-        with self._view.transaction():
-            effects = self._fold_in(pending)
-            self._derive({item.meta.author for _, item in pending})
-            self._view.flush()
-        arrived, self._unfolded = sorted(self._unfolded.items(), key=lambda item: item[1][0]), {}
+        work = Unfolded(self._unfolded, self.intake.new_branches, self._late, self._spans, self._resettled)
+        effects = self._folding.run(work)
+        arrived = self.unfolded_batches()
+        self._unfolded.clear()
         self._spans, self._late, self.intake.new_branches = [], [], []
         self._resettled = False
-        return Folded(effects, tuple(admitted for _, (_, admitted) in arrived))
-
-    def _fold_in(self, pending: list[tuple[int, Admitted]]) -> dict[bytes, tuple[Effect, ...]]:
-        self._view.add_branches(self.intake.new_branches)
-        self._view.add_late(self._late)
-        again = [self._view.first_position(span.author, span.seq, span.after) for span in self._spans]
-        start = min(
-            [item.meta.position for _, item in pending[:1]] + [place for place in again if place is not None],
-            default=None,
-        )
-        self._view.index(Indexed(arrival, item.meta) for arrival, item in pending)
-        marked = ((item.meta, item.signed.batch.entries) for _, item in pending if item.meta.mark)
-        self._view.add_marks(mark_rows(self.authority, marked))
-        if start is None:
-            return {}
-        effects: dict[bytes, tuple[Effect, ...]] = {}
-        if start > self._last:
-            for _, item in pending:
-                effects[item.meta.hash] = self._fold.apply(item.signed, item.meta)
-        else:
-            self._take_back(start)
-            for signed, meta in self._from(start):
-                applied = self._fold.apply(signed, meta)
-                if meta.hash in self._unfolded:
-                    effects[meta.hash] = applied
-        self._last = max(self._last, pending[-1][1].meta.position) if pending else self._last
-        return effects
-
-    def _take_back(self, start: Position) -> None:
-        for name, change in self._view.changes_from(start):
-            self.documents.retract(name, change)
-        self._view.undo_from(start)
-
-    def _from(self, start: Position) -> Iterator[tuple[SignedBatch, Meta]]:
-        while rows := self._view.from_position(start, CHUNK):
-            for arrival, meta in rows:
-                waiting = self._unfolded.get(meta.hash)
-                yield (waiting[1].signed if waiting else self.read(arrival)), meta
-            last = rows[-1].meta
-            start = (last.hlc, last.hash + b"\0")  # the next place: longer bytes sort right after
-
-    def _derive(self, authors: set[bytes]) -> None:
-        for name, keys, rows in self.documents.settle():
-            self._view.replace(DocumentRow, [(*name, key) for key in keys], rows)
-        forked = [author for author in self.authority.forked_authors() if self._resettled or author in authors]
-        self._view.replace(FrozenRow, [(author,) for author in forked], [self._frozen_row(author) for author in forked])
-
-    def _frozen_row(self, author: bytes) -> FrozenRow:
-        seq = self.authority.fork_seq(author) or 1
-        proof = self._view.at_seq(author, seq)
-        return FrozenRow(
-            author=author,
-            seq=seq,
-            proof_a=proof[0],
-            proof_b=proof[1],
-            decided=int(not self.authority.is_frozen(author)),
-        )
+        return Folded(effects, arrived)
 
     # -- reading
 
@@ -392,27 +300,10 @@ class Engine:
         """The public key of a node that some grant names. Safe from any thread."""
         return self._answering.key_of(node)
 
-    def epoch(self) -> int:
-        """Number of the last epoch that a checkpoint in force has closed; 0 before the first."""
-        return self.authority.epoch()
-
-    def covered(self, horizon: int) -> dict[bytes, Meta]:
-        """What a checkpoint with this horizon would cover now."""
-        return self.epochs().up_to(horizon)
-
-    def before_fork(self, author: bytes, fork_seq: int) -> Meta | None:
-        """The last batch before an author's log forks."""
-        found = self._view.at_seq(author, fork_seq - 1)
-        return self._find(found[0]) if found else None
-
-    def page(self, cursor: Position, known: Known, max_bytes: int) -> Page:
-        """Batches for a peer, in fold order after a place."""
-        return read_page(self._log, self._view, cursor, known, max_bytes)
-
-    def blobs(self, hashes: Sequence[bytes]) -> tuple[tuple[bytes, bytes | None], ...]:
-        """(hash, signed bytes) of those of these batches that are in the log; None if archived."""
-        found = [(digest, self._view.lookup(digest)) for digest in hashes]
-        return tuple((digest, self._log.blob(row.arrival)) for digest, row in found if row is not None)
+    @property
+    def max_hlc(self) -> int:
+        """The greatest clock reading in the log."""
+        return self._authoring.clock
 
     def close(self) -> None:
         """Close both stores."""
@@ -447,19 +338,8 @@ class Engine:
         return parse_payload(payload, self.limits)
 
     def _chunks(self, name: Name) -> Iterator[bytes]:
-        """Change chunks of a document that have effect, in the order of the fold."""
-        rows = [
-            row
-            for row in self._view.rows(ChangeRow)
-            if isinstance(row, ChangeRow) and (row.document, row.epoch) == name
-        ]
-        for row in sorted(rows, key=lambda item: (item.hlc, item.batch, item.entry)):
-            indexed = self._view.lookup(row.batch)
-            if indexed is None:
-                raise error("replica.corrupt", what="view", reason=f"batch {short(row.batch)} is not in the index")
-            waiting = self._unfolded.get(row.batch)
-            signed = waiting[1].signed if waiting else self.read(indexed.arrival)
-            body = parse(*signed.batch.entries[row.entry], self.limits)
-            if isinstance(body, ChangeEntry):
-                yield body.chunk
+        return changes_in_effect(self._view, self._read_indexed, name)
 
+    def _read_indexed(self, row: Indexed) -> SignedBatch:
+        waiting = self._unfolded.get(row.meta.hash)
+        return waiting[1].signed if waiting else self.read(row.arrival)

@@ -151,7 +151,8 @@ class Operations:
         fork = engine.authority.fork_seq(target)
         if head is None or fork is None or not engine.authority.is_frozen(target):
             return head
-        return engine.before_fork(target, fork)
+        before = engine.view.at_seq(target, fork - 1)
+        return engine.intake.lookup(before[0]) if before else None
 
     def _tags(self, engine: Engine, node: bytes, add: Sequence[str], remove: Sequence[str], now_ms: int) -> Entry:
         prefix = f"{NodeId(node)}/tag/"
@@ -184,12 +185,12 @@ class Operations:
 
 def _checkpoint(engine: Engine, horizon_ms: int) -> Entry:
     horizon = hlc_pack(max(horizon_ms, 0), 0)
-    covered = engine.covered(horizon)
+    covered = engine.epochs().up_to(horizon)
     if not covered:
         raise error("checkpoint.empty")
     return make(
         CheckpointEntry(
-            epoch=engine.epoch() + 1, horizon=horizon, count=len(covered), digest=covered_digest(covered.values())
+            epoch=engine.authority.epoch() + 1, horizon=horizon, count=len(covered), digest=covered_digest(covered.values())
         )
     )
 

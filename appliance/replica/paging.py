@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from appliance.replica.reports import Page
@@ -63,6 +63,12 @@ def read_page(log: Log, view: View, cursor: Position, known: Known, max_bytes: i
                 heads.append((meta.author, meta.seq, meta.hash))
             cursor = meta.position
     return Page(tuple(blobs), tuple(heads), cursor, done=True, archived_epoch=epoch)
+
+
+def read_batches(log: Log, view: View, hashes: Sequence[bytes]) -> tuple[tuple[bytes, bytes | None], ...]:
+    """(hash, signed bytes) of those of these batches that are in the log; None if archived."""
+    found = [(digest, view.lookup(digest)) for digest in hashes]
+    return tuple((digest, log.blob(row.arrival)) for digest, row in found if row is not None)
 
 
 def _before_first(view: View, known: Known) -> Position:

@@ -297,7 +297,7 @@ class Queries:
             refused=dict(sorted(engine.refused.items())),
             no_effect=view.count(NoEffectRow),
             frozen=tuple(author for author in authority.forked_authors() if authority.is_frozen(author)),
-            epoch=engine.epoch(),
+            epoch=engine.authority.epoch(),
             log_bytes=engine.log.size_bytes(),
             max_hlc=engine.max_hlc,
         )

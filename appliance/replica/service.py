@@ -13,18 +13,19 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from appliance.core.errors import X0tError, error
+from appliance.core.errors import UnavailableError, X0tError, error
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.batch import Entry, Sign, SignedBatch, Verify, parse_batch, verify_batch
 from appliance.replica.engine import Engine
 from appliance.replica.fold import Effect
 from appliance.replica.intake import Admitted, short
-from appliance.replica.paging import Known
+from appliance.replica.paging import Known, read_batches, read_page
 from appliance.replica.reports import Page, Receipt, Received
+from appliance.replica.request import Request
 from appliance.replica.stores import Position
 from appliance.replica.vector import Vector
 from appliance.trust.grants import Role
@@ -52,36 +53,6 @@ class Commit(msgspec.Struct, frozen=True):
     resync: bool = False
 
 
-class _Request(Generic[T]):
-    """Work for the writer and the future, on the event loop, that waits for it."""
-
-    __slots__ = ("alone", "durable_only", "finish", "future", "outcome", "work")
-
-    def __init__(self, future: asyncio.Future[T], work: Callable[[], T]) -> None:
-        self.future = future
-        self.work = work
-        self.finish: Callable[[T, Effects], T] | None = None  # completes the result once the fold is known
-        self.durable_only = False  # answered once durable, before the fold
-        self.alone = False  # runs between two groups, with everything folded
-        self.outcome: T | X0tError | None = None
-
-    def run(self) -> None:
-        """On the writer's thread."""
-        try:
-            self.outcome = self.work()
-        except X0tError as err:
-            self.outcome = err
-
-    def resolve(self) -> None:
-        """On the event loop."""
-        if self.future.done():
-            return  # the caller was cancelled; what it asked for is durable all the same
-        if isinstance(self.outcome, X0tError):
-            self.future.set_exception(self.outcome)
-        else:
-            self.future.set_result(self.outcome)  # type: ignore[arg-type]  # work ran, so the outcome is its result
-
-
 class Replica:
     """One mesh's replica on this node; use as `async with`."""
 
@@ -94,12 +65,13 @@ class Replica:
         self.now_ms = writer.now_ms
         self._me = writer
         self._verify = verify
-        self._queue: deque[_Request[object]] = deque()
+        self._queue: deque[Request[object]] = deque()
         self._wake = threading.Condition()
-        self._in_work: set[_Request[object]] = set()
+        self._in_work: set[Request[object]] = set()
         self._pumping = False
         self._closing = False
-        self._failed: X0tError | None = None
+        self._failed: X0tError | None = None  # while it is `unavailable`, each group of requests tries again
+        self._untold: tuple[Admitted, ...] = ()  # durable when a write failed, and not yet told to anybody
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="replica-writer")
         self._checker = ThreadPoolExecutor(1, thread_name_prefix="replica-checker")
         self._subscribers: set[asyncio.Queue[Commit]] = set()
@@ -142,6 +114,7 @@ class Replica:
 
     async def receive(self, blobs: Sequence[bytes]) -> Received:
         """Verify, store and fold batches from a peer. A bad one is refused and counted; nothing else stops."""
+        self._check_open()
         checked, refused = await self._loop.run_in_executor(self._checker, self._check, blobs)
         taken = await self._ask(self._request(lambda: self.engine.take(checked, self.now_ms())))
         self.engine.refused.update(key for _, key in refused)
@@ -175,11 +148,11 @@ class Replica:
 
     async def batches_after(self, cursor: Position, known: Known, max_bytes: int) -> Page:
         """Batches that a peer lacks, in fold order after a place, up to a size."""
-        return await self.run(lambda engine: engine.page(cursor, known, max_bytes))
+        return await self.run(lambda engine: read_page(engine.log, engine.view, cursor, known, max_bytes))
 
     async def batches(self, hashes: Sequence[bytes]) -> tuple[tuple[bytes, bytes | None], ...]:
         """(hash, signed bytes) of those of these batches that are in the log; None if archived."""
-        return await self.run(lambda engine: engine.blobs(hashes))
+        return await self.run(lambda engine: read_batches(engine.log, engine.view, hashes))
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[asyncio.Queue[Commit]]:
@@ -193,14 +166,17 @@ class Replica:
 
     # -- the writer
 
-    def _request(self, work: Callable[[], T]) -> _Request[T]:
-        return _Request(self._loop.create_future(), work)
+    def _request(self, work: Callable[[], T]) -> Request[T]:
+        return Request(self._loop.create_future(), work)
 
-    async def _ask(self, request: _Request[T]) -> T:
-        if self._failed is not None:
+    def _check_open(self) -> None:
+        if self._failed is not None and not isinstance(self._failed, UnavailableError):
             raise self._failed
         if self._closing:
             raise error("replica.closing")
+
+    async def _ask(self, request: Request[T]) -> T:
+        self._check_open()
         with self._wake:
             if len(self._queue) >= self.limits.append_queue:
                 raise error("replica.queue_full", limit=self.limits.append_queue)
@@ -213,7 +189,7 @@ class Replica:
 
     def _pump(self) -> None:
         """On the writer's thread: groups of requests until none is left and all is folded."""
-        waiting: list[_Request[object]] = []
+        waiting: list[Request[object]] = []
         while True:
             group = self._next_group(linger=not waiting)
             if not group:
@@ -222,6 +198,11 @@ class Replica:
                     if not self._queue:
                         self._pumping = False
                         return
+                continue
+            if self._failed is not None:  # the disk was full: perhaps it no longer is
+                self._reload()
+            if self._failed is not None:
+                self._fail(group, self._failed)
                 continue
             if group[0].alone:
                 waiting = self._fold(waiting)
@@ -239,11 +220,11 @@ class Replica:
             if self.engine.unfolded >= UNFOLDED_MAX:
                 waiting = self._fold(waiting)
 
-    def _next_group(self, *, linger: bool) -> list[_Request[object]]:
+    def _next_group(self, *, linger: bool) -> list[Request[object]]:
         with self._wake:
             if not self._queue and linger and self.engine.unfolded:
                 self._wake.wait(LINGER_S)
-            group: list[_Request[object]] = []
+            group: list[Request[object]] = []
             while self._queue and len(group) < self.limits.group_commit:
                 if self._queue[0].alone and group:
                     break
@@ -259,40 +240,49 @@ class Replica:
         except X0tError as err:
             for request in group:
                 request.outcome = err
-            self._recover(err)
+            self._recover()
         return group
 
     def _fold(self, waiting: list[_Request[object]]) -> list[_Request[object]]:
+        if self._failed is not None:
+            return self._fail(waiting, self._failed)
         try:
             folded = self.engine.fold()
         except X0tError as err:
-            for request in waiting:
-                request.outcome = err
-            self._resolve(waiting)
-            self._recover(err)
-            return []
+            self._recover()
+            return self._fail(waiting, err)
         for request in waiting:
             if request.finish is not None:
                 request.outcome = request.finish(request.outcome, folded.effects)
         self._resolve(waiting, folded.batches)
         return []
 
-    def _recover(self, err: X0tError) -> None:
+    def _fail(self, requests: list[_Request[object]], err: X0tError) -> list[_Request[object]]:
+        for request in requests:
+            request.outcome = err
+        self._resolve(requests)
+        return []
+
+    def _recover(self) -> None:
         """What is in memory may be ahead of the disk after a failed write: start again from the disk."""
-        durable = self.engine.unfolded_batches()
+        self._untold = self.engine.unfolded_batches()
+        self._reload()
+
+    def _reload(self) -> None:
         try:
             self.engine.load()
-        except X0tError:
+        except X0tError as err:
             self._failed = err
-        else:
-            self._resolve([], durable)
+            return
+        self._failed = None
+        self._resolve([], self._untold)
 
-    def _resolve(self, requests: list[_Request[object]], folded: Sequence[Admitted] = ()) -> None:
+    def _resolve(self, requests: list[Request[object]], folded: Sequence[Admitted] = ()) -> None:
         if requests or folded:
             self._in_work.difference_update(requests)
             self._loop.call_soon_threadsafe(self._tell, requests, folded)
 
-    def _tell(self, requests: Sequence[_Request[object]], folded: Sequence[Admitted]) -> None:
+    def _tell(self, requests: Sequence[Request[object]], folded: Sequence[Admitted]) -> None:
         """On the event loop. Who brought batches learns of them before the subscribers do, and so echoes none."""
         for item in folded:
             batch = item.signed.batch

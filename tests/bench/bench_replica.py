@@ -17,8 +17,9 @@ from pathlib import Path
 
 import apsw
 
+from appliance.replica.authoring import Identity
 from appliance.replica.batch import SignedBatch, parse_batch
-from appliance.replica.engine import Engine, Identity
+from appliance.replica.engine import Engine
 from appliance.replica.service import Replica, Writer
 from appliance.storage.log import LogStore
 from appliance.storage.view import ViewStore

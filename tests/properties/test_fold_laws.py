@@ -6,13 +6,14 @@ history that shows it.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.core.errors import X0tError
+from appliance.core.errors import InputError
 from appliance.replica.batch import SignedBatch, parse_batch
 from tests.sim.histories import History
 from tests.sim.laws import disagreements, shortest, story
@@ -23,7 +24,7 @@ ORDERS = st.randoms(use_true_random=False)
 
 
 def deliver(replica: Replica, batches: list[SignedBatch], rng: random.Random) -> None:
-    """In any order and any grouping; some groups are durable long before they are folded. What was refused comes again."""
+    """In any order and any grouping; some groups are durable long before they are folded."""
     waiting = list(batches)
     rng.shuffle(waiting)
     while waiting:
@@ -95,15 +96,8 @@ def test_a_batch_that_was_tampered_with_is_refused_and_changes_nothing(tape: byt
         blob = bytearray(batch.blob)
         for _ in range(rng.randint(1, 3)):
             blob[rng.randrange(len(blob))] ^= 1 << rng.randrange(8)
-        try:
-            forged = parse_batch(bytes(blob))
-        except X0tError as err:
-            assert err.key.startswith("batch.")
-            continue
-        taken = replica.engine.take([(forged, False)], replica.now_ms)
-        assert not taken.admitted
-        replica.engine.commit()
-        replica.engine.fold()
+        with contextlib.suppress(InputError):  # most have no longer the form of a batch
+            assert not replica.take(SignedBatch(b"", bytes(blob), b"", b"", batch.batch)).admitted
     assert replica.dump() == before
 
 

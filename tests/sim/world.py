@@ -15,8 +15,9 @@ from pathlib import Path
 from appliance.core.clock import hlc_pack
 from appliance.core.ids import mesh_id, node_id
 from appliance.core.limits import LIMITS, Limits
+from appliance.replica.authoring import Identity
 from appliance.replica.batch import Batch, Sign, SignedBatch, Verify, build_batch, parse_batch
-from appliance.replica.engine import Engine, Identity, Taken
+from appliance.replica.engine import Engine, Taken
 from appliance.replica.entries import EntryBody, RevokeEntry, ThawEntry, make
 from appliance.replica.fold import Effect
 from appliance.replica.rows import TABLES

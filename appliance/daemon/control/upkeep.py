@@ -83,7 +83,7 @@ class UpkeepRoutes:
         mesh = self._node.mesh
         ask = await read(request, records.ArchiveAsk)
         file = mesh.file(ask.path)
-        epoch = ask.epoch if ask.epoch is not None else await mesh.replica.run(lambda engine: engine.epoch())
+        epoch = ask.epoch if ask.epoch is not None else await mesh.replica.run(lambda engine: engine.authority.epoch())
 
         async def work(report: Report) -> records.Moved:
             steps = _stepped(mesh, lambda engine: archive.archive(engine, file, epoch, mesh.check))

@@ -166,6 +166,18 @@ async def test_a_peer_that_breaks_the_protocol_is_left_alone_for_a_while() -> No
         task.cancel()
 
 
+@pytest.mark.blocking  # the traceback in the log reads source files
+async def test_a_fault_of_ours_on_one_link_ends_no_other() -> None:
+    net = Net()
+    async with links_of(A, net, Target(AT_B, B), Target(AT_C, C)) as (links, _):
+        wires = {NodeId(wire.peer.node_id): wire for wire in [await net.dialled.get(), await net.dialled.get()]}
+        await until(links, lambda: len(links.up()) == 2)
+        wires[B].fail(ExceptionGroup("", [AttributeError("a mistake")]))
+        again = await net.dialled.get()
+        await until(links, lambda: B in links.up() and links.up()[B].stream is again)
+        assert links.up()[C].stream is wires[C]
+
+
 async def test_a_peer_that_merely_went_away_may_come_back_at_once() -> None:
     net = Net()
     async with links_of(A, net) as (links, group):

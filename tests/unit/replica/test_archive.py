@@ -17,6 +17,7 @@ from appliance.replica.archive import archive, export
 from appliance.replica.archive_check import verify_files
 from appliance.replica.archive_format import ArchiveReader
 from appliance.replica.maintenance import rebuild, verify
+from appliance.replica.paging import read_batches, read_page
 from appliance.replica.queries import state_digest
 from appliance.replica.reports import ArchiveReport, Moved
 from appliance.replica.stores import START
@@ -200,7 +201,7 @@ def test_a_fresh_replica_needs_the_archive_and_then_is_equal(busy: Member, file:
     busy.close_epoch()
     result(archive(busy.engine, file, 1, mesh.by.mldsa_verify))
     busy.restart()
-    page = busy.engine.page(START, Knows(), 1 << 30)
+    page = read_page(busy.engine.log, busy.engine.view, START, Knows(), 1 << 30)
     assert page.archived_epoch == 1
     assert len(page.blobs) == busy.view.size() - 20
     fresh = mesh.member("fresh")
@@ -208,12 +209,12 @@ def test_a_fresh_replica_needs_the_archive_and_then_is_equal(busy: Member, file:
     assert taken.refused == ()
     missing = taken.wanted
     assert missing
-    assert {blob for _, blob in busy.engine.blobs(missing)} == {None}  # these cannot be had from this peer
+    assert {blob for _, blob in read_batches(busy.engine.log, busy.engine.view, missing)} == {None}  # these cannot be had from this peer
     reader = ArchiveReader(io.BytesIO(file.path.read_bytes()))
     fresh.take([blob for _, blob in reader])
     assert len(fresh.engine.parking) == 0
     assert state_digest(fresh.view) == state_digest(busy.view)
-    assert fresh.engine.page(START, Knows(), 1 << 30).archived_epoch is None
+    assert read_page(fresh.engine.log, fresh.engine.view, START, Knows(), 1 << 30).archived_epoch is None
 
 
 def test_a_second_archive_follows_on_the_first(busy: Member, file: ArchiveFile, mesh: Mesh, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_checkpoint_whose_digest_is_wrong_closes_nothing(busy: Member, file: A
     entry = CheckpointEntry(epoch=1, horizon=busy.engine.max_hlc, count=busy.view.size(), digest=bytes(32))
     assert [effect.reason for effect in busy.write(entry)] == ["checkpoint.digest"]
     busy.restart()
-    assert busy.engine.epoch() == 0
+    assert busy.engine.authority.epoch() == 0
     assert [row.reason for row in busy.view.without_effect(9)] == ["checkpoint.digest"]
     result(export(busy.engine, file))
     blobs = [blob for _, blob in ArchiveReader(io.BytesIO(file.path.read_bytes()))]

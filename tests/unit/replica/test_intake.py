@@ -16,29 +16,26 @@ from tests.sim.world import FAR_MS, START_MS, Mesh
 from tests.unit.replica.site import HELLO, Site, checkpoint
 
 
-def resigned(site: Site, batch: SignedBatch, author: str, **changes: object) -> SignedBatch:
+def resigned(site: Site, batch: SignedBatch, signer: str, /, **changes: object) -> SignedBatch:
     """The batch with other fields, signed by this member."""
-    return build_batch(msgspec.structs.replace(batch.batch, **changes), site.mesh.member(author).sign)
+    return build_batch(msgspec.structs.replace(batch.batch, **changes), site.mesh.member(signer).sign)
 
 
-SPOILT: list[object] = [
-    pytest.param(lambda s, b: resigned(s, b, "emil", mesh=bytes(32)), "batch.mesh", id="of another mesh"),
-    pytest.param(lambda s, b: resigned(s, b, "emil", channel="audit"), "batch.channel", id="of another channel"),
-    pytest.param(lambda s, b: resigned(s, b, "bert"), "batch.signature", id="signed by another"),
-    pytest.param(lambda s, b: resigned(s, b, "emil", seq=3), "batch.seq", id="with a seq left out"),
-    pytest.param(lambda s, b: resigned(s, b, "emil", prev=s.last.hash, parents=()), "batch.chain", id="on another's log"),
-    pytest.param(lambda s, b: resigned(s, b, "emil", hlc=s.last.batch.hlc), "batch.clock_behind", id="older than its past"),
-    pytest.param(lambda s, b: resigned(s, b, "fred", author=s.mesh.member("fred").id), "batch.author", id="of a stranger"),
-    pytest.param(
-        lambda s, b: resigned(s, b, "emil", seq=1, prev=None, parents=()), "batch.author", id="that has not seen its grant"
-    ),
-]  # fmt: skip
+Spoil = Callable[[Site, SignedBatch], SignedBatch]
+SPOILT: dict[str, tuple[Spoil, str]] = {
+    "of another mesh": (lambda s, b: resigned(s, b, "emil", mesh=bytes(32)), "batch.mesh"),
+    "of another channel": (lambda s, b: resigned(s, b, "emil", channel="audit"), "batch.channel"),
+    "signed by another": (lambda s, b: resigned(s, b, "bert"), "batch.signature"),
+    "with a seq left out": (lambda s, b: resigned(s, b, "emil", seq=3), "batch.seq"),
+    "on another's log": (lambda s, b: resigned(s, b, "emil", prev=s.last.hash, parents=()), "batch.chain"),
+    "older than its past": (lambda s, b: resigned(s, b, "emil", hlc=s.last.batch.hlc), "batch.clock_behind"),
+    "of a stranger": (lambda s, b: resigned(s, b, "fred", author=s.mesh.member("fred").id), "batch.author"),
+    "that has not seen its grant": (lambda s, b: resigned(s, b, "emil", seq=1, prev=None, parents=()), "batch.author"),
+}
 
 
-@pytest.mark.parametrize("spoil, key", SPOILT)
-def test_a_bad_batch_is_refused_with_its_reason_and_counted(
-    site: Site, spoil: Callable[[Site, SignedBatch], SignedBatch], key: str
-) -> None:
+@pytest.mark.parametrize("spoil, key", SPOILT.values(), ids=SPOILT)
+def test_a_bad_batch_is_refused_with_its_reason_and_counted(site: Site, spoil: Spoil, key: str) -> None:
     replica = site.replica()
     first = site.write(site.emil, HELLO)
     good = site.write(site.emil, HELLO)

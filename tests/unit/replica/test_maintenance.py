@@ -225,14 +225,14 @@ def test_members_stay_members_while_the_engine_loads_again(
 ) -> None:
     """A rebuild or a recovery must not make this node turn its peers away."""
     seen: list[tuple[bool, bool]] = []
-    read = lively.view.marked
+    read = lively.view.marks
 
     def ask_meanwhile() -> object:
         holds = lively.engine.holds(lively.id, Role.OWNER, mesh.now_ms)
         seen.append((holds, lively.engine.key_of(lively.id) == lively.key.public_key))
         return read()
 
-    monkeypatch.setattr(lively.view, "marked", ask_meanwhile)
+    monkeypatch.setattr(lively.view, "marks", ask_meanwhile)
     result(rebuild(lively.engine))
     assert seen == [(True, True)]
 
