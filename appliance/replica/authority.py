@@ -1,13 +1,10 @@
 """Authority: which key could do what, judged by a batch's causal past and by revocations wherever they arrive.
 
 An entry is entitled by a grant in its past. A revocation is strong removal: what the target wrote beyond the cut has no
-effect, whenever it arrives, unless it rests on a grant that was given in knowledge of the revocation. Because a
-revocation can itself be cut off, standings are settled together: a mark is OUT if something IN voids it, IN if nothing
-that is not OUT voids it and one of its supports is IN (the grounded semantics of Dung, 1995); what is left are circles of
-revocations, and in a circle the most junior one loses, again and again, until none is left. The result depends on the set
-of batches alone. See docs/adr/0010 for the literature and for what was weighed.
+effect, whenever it arrives, unless it rests on a grant that was given in knowledge of the revocation. `standings` says
+which marks are in force; here marks arrive, verdicts are given, and what must be folded again is named.
 
-Pure: it keeps no clock and does no I/O; signatures are checked through the `verify` that it is given.
+Pure: it keeps no clock and does no I/O.
 """
 
 from __future__ import annotations
@@ -18,13 +15,11 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from appliance.core.clock import hlc_ms
-from appliance.replica.ancestry import Ancestry, Fork, Meta
-from appliance.replica.circles import source_circles
+from appliance.replica.ancestry import Ancestry, Meta
 from appliance.replica.entries import CheckpointEntry, RevokeEntry, ThawEntry
-from appliance.replica.marks import Mark, Rank, Standing
+from appliance.replica.marks import Mark
+from appliance.replica.standings import IN, OPEN, OUT, Standings
 from appliance.trust.grants import Role, implied_roles
-
-IN, OUT, OPEN = Standing.IN, Standing.OUT, Standing.OPEN
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -35,20 +30,13 @@ class Span(msgspec.Struct, frozen=True):
     after: tuple[int, bytes] = (0, b"")
 
 
-class Authority:
+class Authority(Standings):
     """Marks with their standing, and the verdict on any entry."""
 
     def __init__(self, ancestry: Ancestry, batch_at: Callable[[int, int], Meta | None]) -> None:
         """`batch_at(branch, seq)` is the index of the log."""
-        self.ancestry = ancestry
-        self._batch_at = batch_at
-        self.marks: list[Mark] = []  # in fold order
+        super().__init__(ancestry, batch_at)
         self.by_batch: dict[bytes, list[Mark]] = {}
-        self.grants: dict[bytes, list[Mark]] = {}  # by subject
-        self.revocations: dict[bytes, list[Mark]] = {}  # by target
-        self.thaws: dict[bytes, list[Mark]] = {}  # by frozen author
-        self.checkpoints: list[Mark] = []
-        self.late: dict[bytes, tuple[Meta, list[Mark]]] = {}  # by hash: batches, and checkpoints that left them out
         self._by_author: dict[bytes, list[Mark]] = {}
         self._void: dict[bytes, list[str]] = {}  # by batch: why its void entries are, by index; no more is kept of them
         self._forked: set[bytes] = set()
@@ -181,10 +169,6 @@ class Authority:
             return False  # a scoped grant never reaches what belongs to the whole mesh
         return self.precedes(grant, meta)
 
-    def precedes(self, grant: Mark, meta: Meta) -> bool:
-        """True if a grant was given in the batch's past, or comes with the batch from the mesh authority itself."""
-        return self.ancestry.precedes(grant.meta, meta) or (grant.root and grant.meta.hash == meta.hash)
-
     def key_of(self, node: bytes) -> bytes | None:
         """The public key behind an id, if any grant names it."""
         grants = self.grants.get(node)
@@ -241,16 +225,7 @@ class Authority:
         found = next((head for head in heads if head is not None and self._frozen(head, []) is not IN), None)
         return found or self.ancestry.head(author)
 
-    def is_stuck(self, meta: Meta) -> bool:
-        """True if the batch is frozen, and no decision or checkpoint that we hold could ever change that."""
-        for fork in self.ancestry.forks_before(meta):
-            thaws = (thaw.keep for thaw in self.thaws.get(meta.author, ()) if thaw.keep is not None)
-            kept = any(keep.seq >= fork.seq and self.ancestry.branch_at(keep.branch, fork.seq) == fork.own for keep in thaws)
-            if not kept and not any(self._covers(checkpoint, meta) for checkpoint in self.checkpoints):
-                return True
-        return False
-
-    # -- settling
+    # -- what must be judged or folded again
 
     def _unsettles(self, mark: Mark) -> bool:
         """True if a new mark may change the standing of others. A grant cannot: what rests on it comes later."""
@@ -265,197 +240,6 @@ class Authority:
                 self._touched.extend(self._reach_of(mark, fresh=True))
             return beyond
         return True
-
-    def _settle_all(self) -> None:
-        for mark in self.marks:
-            mark.standing, mark.reason, mark.stuck = OPEN, "", self.is_stuck(mark.meta)
-        undecided = list(self.marks)
-        while undecided:
-            waits: dict[Mark, list[Mark]] = {}
-            for mark in undecided:
-                waits_for: list[Mark] = []
-                mark.standing, mark.reason = self._judge(mark, waits_for)
-                if mark.standing is OPEN:
-                    waits[mark] = waits_for
-            remaining = [mark for mark in undecided if mark.standing is OPEN]
-            if len(remaining) == len(undecided):
-                self._break_circle(waits)
-                remaining = [mark for mark in remaining if mark.standing is OPEN]
-            undecided = remaining
-        for mark in self.marks:  # of several reasons, the same one in whatever order they were found
-            if mark.standing is OUT and mark.reason != "conflict":
-                mark.reason = self._judge(mark, [])[1]
-
-    def _break_circle(self, waits: dict[Mark, list[Mark]]) -> None:
-        """The most junior mark of a circle loses. Grants do not count: they rest on what came before them."""
-        members = [mark for circle in source_circles(waits) for mark in circle if mark.grant is None]
-        junior = max(members, key=self._seniority)
-        junior.standing, junior.reason = OUT, "conflict"
-
-    def _seniority(self, mark: Mark) -> tuple[Rank, tuple[int, bytes, int]]:
-        """Smaller is more senior: the rank of the best grant that the mark still rests on, then its place."""
-        held = [
-            grant
-            for grant in mark.supports
-            if grant.standing is not OUT and self._voids(grant, mark.meta, mark.needs, []) is not IN
-        ]
-        return (min(grant.rank for grant in held), mark.key)
-
-    def _judge(self, mark: Mark, waits_for: list[Mark]) -> tuple[Standing, str]:
-        if mark.void is not None:
-            return OUT, mark.void
-        if mark.root:
-            return IN, ""
-        waits: list[Mark] = []
-        late, frozen = self._late(mark.meta, waits), self._frozen(mark.meta, waits)
-        if late is IN or frozen is IN:
-            return OUT, "late" if late is IN else "frozen"
-        rival = self._rival_checkpoint(mark, waits)
-        if rival is IN:
-            return OUT, "epoch"
-        best = self._best_support(mark, waits)
-        if best is OUT:
-            return OUT, "revoked"
-        if OPEN in (best, late, frozen, rival):
-            waits_for += waits
-            return OPEN, ""
-        return IN, ""
-
-    def _best_support(self, mark: Mark, waits_for: list[Mark]) -> Standing:
-        best, waits = OUT, []
-        for support in mark.supports:
-            if support.standing is OUT:
-                continue
-            why: list[Mark] = [support] if support.standing is OPEN else []
-            voided = self._voids(support, mark.meta, mark.needs, why)
-            if voided is OUT and support.standing is IN:
-                return IN
-            if voided is not IN:
-                best = OPEN
-                waits += why
-        waits_for += waits
-        return best
-
-    def _voids(self, grant: Mark, meta: Meta, needs: frozenset[Role], waits_for: list[Mark]) -> Standing:
-        """IN: a revocation in force takes this grant away from this batch. OPEN: one might."""
-        result, waits = OUT, []
-        for revocation in self.revocations.get(meta.author, ()):
-            if revocation.standing is OUT or revocation.meta.hash == meta.hash:
-                continue
-            if self.ancestry.within(meta, revocation.cut) or self._answers(grant, revocation):
-                continue
-            if needs <= grant.roles_left(revocation.taken, weak=revocation.weak):
-                continue
-            why: list[Mark] = []
-            shielded = self._shielded(meta, revocation, why)
-            if shielded is IN:
-                continue
-            if revocation.standing is IN and shielded is OUT:
-                return IN
-            result = OPEN
-            waits += why if revocation.standing is IN else [revocation, *why]
-        waits_for += waits
-        return result
-
-    def _answers(self, grant: Mark, revocation: Mark) -> bool:
-        """True if the grant was given in knowledge of the revocation, so that the revocation does not touch it.
-
-        Anybody can publish a grant of the mesh authority again; so for these its signed time must say so too.
-        """
-        if not self.ancestry.precedes(revocation.meta, grant.meta):
-            return False
-        held = grant.grant
-        return not grant.root or (held is not None and held.not_before_ms >= hlc_ms(revocation.meta.hlc))
-
-    def _late(self, meta: Meta, waits_for: list[Mark]) -> Standing:
-        found = self.late.get(meta.hash)
-        return _any_of([] if found is None else found[1], waits_for)
-
-    def _shielded(self, meta: Meta, revocation: Mark, waits_for: list[Mark]) -> Standing:
-        """IN: a checkpoint in force that knew nothing of the revocation has made the batch final."""
-        return _any_of(
-            (
-                checkpoint
-                for checkpoint in self.checkpoints
-                if self._covers(checkpoint, meta) and not self.ancestry.precedes(revocation.meta, checkpoint.meta)
-            ),
-            waits_for,
-        )
-
-    def _outlives_fork(self, meta: Meta, rivals: list[Meta], waits_for: list[Mark]) -> Standing:
-        """IN: a checkpoint in force has made the batch final and left out all that rivals it where the log forks."""
-        return _any_of(
-            (
-                checkpoint
-                for checkpoint in self.checkpoints
-                if self._covers(checkpoint, meta) and not any(self._covers(checkpoint, rival) for rival in rivals)
-            ),
-            waits_for,
-        )
-
-    def _covers(self, checkpoint: Mark, meta: Meta) -> bool:
-        """True if the batch is in the checkpoint's past up to its horizon, and was not late to an earlier one there."""
-        body = checkpoint.body
-        if not isinstance(body, CheckpointEntry) or meta.hlc > body.horizon:
-            return False
-        found = self.late.get(meta.hash)
-        if found is None:
-            return True
-        before = (mark for mark in found[1] if mark is not checkpoint)
-        return checkpoint not in found[1] and not any(self.ancestry.precedes(m.meta, checkpoint.meta) for m in before)
-
-    def _rival_checkpoint(self, mark: Mark, waits_for: list[Mark]) -> Standing:
-        """IN: another checkpoint of the same epoch is in force. They are a circle, so the most senior owner's stays."""
-        body = mark.body
-        if not isinstance(body, CheckpointEntry):
-            return OUT
-        return _any_of(
-            (
-                other
-                for other in self.checkpoints
-                if isinstance(other.body, CheckpointEntry) and other.body.epoch == body.epoch and other is not mark
-            ),
-            waits_for,
-        )
-
-    def _frozen(self, meta: Meta, waits_for: list[Mark]) -> Standing:
-        """IN: the author's log forked at or before the batch and no decision in force keeps the batch's branch."""
-        result, waits = OUT, []
-        for fork in self.ancestry.forks_before(meta):
-            why: list[Mark] = []
-            cleared = self._cleared(meta.author, fork.own, fork.seq, why)
-            if cleared is IN:
-                continue
-            outlives = self._outlives_fork(meta, self._rivals(fork), why) if self.checkpoints else OUT
-            if outlives is IN:
-                continue
-            if cleared is OUT and outlives is OUT:
-                return IN
-            result = OPEN
-            waits += why
-        waits_for += waits
-        return result
-
-    def _rivals(self, fork: Fork) -> list[Meta]:
-        found = [self._batch_at(branch, fork.seq) for branch in fork.branches if branch != fork.own]
-        return [meta for meta in found if meta is not None]
-
-    def _cleared(self, author: bytes, own: int | None, seq: int, waits_for: list[Mark]) -> Standing:
-        """IN: the latest decisions in force agree on the branch `own` at this fork; disagreement clears nothing."""
-        at_fork = [
-            thaw
-            for thaw in self.thaws.get(author, ())
-            if thaw.standing is not OUT and thaw.keep is not None and thaw.keep.seq >= seq
-        ]
-        if not any(t.keep is not None and self.ancestry.branch_at(t.keep.branch, seq) == own for t in at_fork):
-            return OUT
-        undecided = [thaw for thaw in at_fork if thaw.standing is OPEN]
-        if undecided:
-            waits_for += undecided
-            return OPEN
-        latest = [t for t in at_fork if not any(self.ancestry.precedes(t.meta, other.meta) for other in at_fork)]
-        kept = {self.ancestry.branch_at(thaw.keep.branch, seq) for thaw in latest if thaw.keep is not None}
-        return IN if kept == {own} else OUT
 
     def _reach_of(self, mark: Mark, *, fresh: bool) -> list[Span]:
         """What a mark's change of standing bears on: the mark itself, and whoever it gives or takes from."""
@@ -474,15 +258,3 @@ class Authority:
             spans.extend(Span(target, 1) for target in self.revocations)
             spans.extend(Span(author, 1) for author in self._forked)
         return spans
-
-
-def _any_of(checkpoints: Iterable[Mark], waits_for: list[Mark]) -> Standing:
-    """IN if one of these is in force, OPEN if one may be; then these are what to wait for."""
-    waits: list[Mark] = []
-    for checkpoint in checkpoints:
-        if checkpoint.standing is IN:
-            return IN
-        if checkpoint.standing is OPEN:
-            waits.append(checkpoint)
-    waits_for += waits
-    return OPEN if waits else OUT

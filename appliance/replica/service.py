@@ -1,8 +1,8 @@
 """Replica: the engine behind an asyncio face. One thread writes; the event loop never waits for the disk.
 
 Callers put requests in a bounded queue; the writer takes as many as wait, makes them durable in one transaction (group
-commit), answers those that asked for no more, and folds. Signatures of a peer's batches are checked on a thread of their
-own, where the provider releases the interpreter lock, so that checking and folding run side by side.
+commit), answers those that asked for no more, and folds. Signatures of a peer's batches are checked on a thread of
+their own, where the provider releases the interpreter lock, so that checking and folding run side by side.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class Replica:
             self._in_work.update(group)
             return group
 
-    def _committed(self, group: list[_Request[object]]) -> list[_Request[object]]:
+    def _committed(self, group: list[Request[object]]) -> list[Request[object]]:
         try:
             self.engine.commit()
         except X0tError as err:
@@ -243,7 +243,7 @@ class Replica:
             self._recover()
         return group
 
-    def _fold(self, waiting: list[_Request[object]]) -> list[_Request[object]]:
+    def _fold(self, waiting: list[Request[object]]) -> list[Request[object]]:
         if self._failed is not None:
             return self._fail(waiting, self._failed)
         try:
@@ -257,7 +257,7 @@ class Replica:
         self._resolve(waiting, folded.batches)
         return []
 
-    def _fail(self, requests: list[_Request[object]], err: X0tError) -> list[_Request[object]]:
+    def _fail(self, requests: list[Request[object]], err: X0tError) -> list[Request[object]]:
         for request in requests:
             request.outcome = err
         self._resolve(requests)
@@ -344,4 +344,3 @@ class Replica:
             else:
                 checked.append((signed, key is not None))
         return checked, refused
-

@@ -227,10 +227,10 @@ async def test_closing_finishes_what_was_begun_and_refuses_the_rest(node: Node) 
         await asyncio.sleep(0)
         group.create_task(replica.__aexit__())
         await asyncio.sleep(0)
-        refused = [asyncio.ensure_future(replica.append(hello("too late")))]
-    refused += [asyncio.ensure_future(replica.receive([b""])), asyncio.ensure_future(replica.run(Engine.load))]
+        too_late = asyncio.ensure_future(replica.append(hello("too late")))
     assert [task.result().seq for task in begun] == [3, 4, 5]
-    ended = await asyncio.gather(*refused, return_exceptions=True)
+    later = (too_late, replica.receive([b""]), replica.run(Engine.load))
+    ended = await asyncio.gather(*later, return_exceptions=True)
     assert [isinstance(err, X0tError) and err.key for err in ended] == ["replica.closing"] * 3
 
 
@@ -260,7 +260,7 @@ async def test_a_full_disk_fails_who_waits_and_nothing_half_is_left(node: Node, 
             tasks = [asyncio.ensure_future(replica.append(hello(str(n), 4_000))) for n in range(64)]
         failed = await asyncio.gather(*tasks, return_exceptions=True)
         assert {err.key for err in failed if isinstance(err, X0tError)} == {"replica.disk_full"}
-        await replica.run(lambda _: database.execute("PRAGMA max_page_count=1000000").get)
+        await asyncio.to_thread(lambda: database.execute("PRAGMA max_page_count=1000000").get)
         receipt = await replica.append(hello("after"))
         assert receipt.seq == (4 if failing == "log" else 68)
         assert replica.vector.heads(node.member.id) == ((receipt.seq, receipt.hash),)
