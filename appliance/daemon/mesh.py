@@ -66,8 +66,9 @@ class FollowedMesh:
         self.listener: Listener
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mesh")
 
-    def connect(self, links: Links, listener: Listener) -> None:
-        """Take the parts that need this object to be made first."""
+    def connect(self, links: Links, listener: Listener, met: asyncio.Event) -> None:
+        """Take the parts that need this object to be made first. `met`: this replica was equal with some peer."""
+        self._met = met
         self.links = links
         self.listener = listener
 
@@ -186,8 +187,8 @@ class FollowedMesh:
     async def _announce(self) -> bool:
         """Say our name and endpoints to the mesh; True if it has heard them already."""
         node = self.replica.node
-        if not self.replica.permitted(node):
-            return False
+        if not self.replica.permitted(node) or not (self._met.is_set() or self.replica.vector.top(node)):
+            return False  # with a lost log and a kept key, a batch before the first sync would contradict our own
         wanted = (self.name(), self.config.node.endpoints, f"x0td {software()}")
         known = await self.replica.run(lambda engine: engine.view.get(NodeRow, node))
         if isinstance(known, NodeRow) and (known.name, known.endpoints, known.software) == wanted:

@@ -61,7 +61,7 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
     links = Links(key.id, dial, driver.run, mesh.changes, limits)
     listener = Listener(credentials, mesh.permitted, limits)
     listener.mount(SYNC_PATH, links)
-    mesh.connect(links, listener)
+    mesh.connect(links, listener, driver.met)
     return mesh
 
 

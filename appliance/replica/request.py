@@ -24,20 +24,24 @@ class Request(Generic[T]):
         self.finish: Callable[[T, Effects], T] | None = None  # completes the result once the fold is known
         self.durable_only = False  # answered once durable, before the fold
         self.alone = False  # runs between two groups, with everything folded
-        self.outcome: T | X0tError | None = None
+        self.outcome: T | Exception | None = None
 
     def run(self) -> None:
-        """On the writer's thread."""
+        """On the writer's thread. A fault of ours in work that runs alone is its caller's; elsewhere it stops the writer."""
         try:
             self.outcome = self.work()
         except X0tError as err:
+            self.outcome = err
+        except Exception as err:
+            if not self.alone:
+                raise
             self.outcome = err
 
     def resolve(self) -> None:
         """On the event loop."""
         if self.future.done():
             return  # the caller was cancelled; what it asked for is durable all the same
-        if isinstance(self.outcome, X0tError):
+        if isinstance(self.outcome, Exception):
             self.future.set_exception(self.outcome)
         else:
             self.future.set_result(self.outcome)  # type: ignore[arg-type]  # work ran, so the outcome is its result

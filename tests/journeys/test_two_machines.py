@@ -166,3 +166,19 @@ def test_two_machines_that_dial_each_other_keep_one_link(tmp_path: Path, order: 
             machine.wait(lambda seen: seen.links_up == 1)
             links = machine.links().links
             assert [link.state for link in links if link.state == "up"] == ["up"]
+
+
+def test_a_machine_that_lost_its_log_but_not_its_key_does_not_contradict_itself(tmp_path: Path) -> None:
+    with machines(tmp_path, ("one", "two")) as (one, two):
+        together(tmp_path, one, two)
+        node = two.key().node
+        one.x0t("node", "name", node, "press")
+        wait_equal((one, two))
+        two.stop()
+        for directory in two.data_dir.glob("mesh1*"):
+            shutil.rmtree(directory)
+        two.start()
+        wait_equal((one, two))
+        two.x0t("node", "name", node, "press, again")
+        wait_equal((one, two))
+        assert one.status().frozen == two.status().frozen == ()

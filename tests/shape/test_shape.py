@@ -31,6 +31,7 @@ CATCH_ALL = {
     "appliance/daemon/main.py",
     "appliance/daemon/supervisor.py",
     "appliance/replica/document.py",
+    "appliance/replica/request.py",
 }
 
 # Registries are named by their clients' settings, paths by the machine: neither belongs in a file.

@@ -71,6 +71,7 @@ class Oracle:
         self.past: dict[bytes, frozenset[bytes]] = {}
         self.line: dict[bytes, list[bytes]] = {}  # the author's log up to and with this batch
         self.claims: list[Claim] = []
+        self._cover: dict[Key, set[bytes]] = {}  # what sound checkpoints cover, which never changes
         for batch in sorted({b.hash: b for b in batches}.values(), key=lambda b: (b.batch.hlc, b.hash)):
             self._admit(batch)
         self._settle()
@@ -236,7 +237,10 @@ class Oracle:
 
     def _covered(self, checkpoint: Claim) -> set[bytes]:
         assert isinstance(checkpoint.body, CheckpointEntry)
-        return self.covered_by(self.past[checkpoint.batch.hash], checkpoint.body.horizon)
+        if checkpoint.key not in self._cover:
+            past, horizon = self.past[checkpoint.batch.hash], checkpoint.body.horizon
+            self._cover[checkpoint.key] = self.covered_by(past, horizon)
+        return self._cover[checkpoint.key]
 
     def covered_by(self, past: frozenset[bytes], horizon: int) -> set[bytes]:
         """What a checkpoint with this past would cover."""
