@@ -31,10 +31,11 @@ from appliance.replica.entries import (
 from appliance.replica.epochs import covered_digest
 from appliance.trust.grants import Role, encode_grant, peek_grant
 from tests.change_forge import RawChange, deflated, frame
-from tests.sim.world import FAR_MS, START_MS, Member, Mesh, Replica
+from tests.sim.world import START_MS, Member, Mesh, Replica
 
 VERSION, MESH, CHANNEL, AUTHOR, SEQ, PREV, PARENTS, HLC, ENTRIES = range(9)
 Fields = list[object]
+FORKERS = ("max", "oleg")
 BOMBS = (
     b"\x9b" + b"\xff" * 8,  # an array that claims 2^64 items
     b"\xbb" + b"\xff" * 8,  # and a map
@@ -228,7 +229,8 @@ def wrong_chain(forge: Forge, rng: random.Random, member: Member) -> bytes:
     other = rng.choice(forge.accepted)
     some = sorted({batch.hash for batch in rng.choices(forge.accepted, k=LIMITS.batch_parents * 2)})
     near = rng.choice([-2, -1, 1, 2, 1000, 1 << 40])
-    hlcs = [1, other.batch.hlc, FAR_MS << 16, (FAR_MS + LIMITS.clock_ahead_ms + 1) << 16, (1 << 63) - 1, START_MS << 16]
+    now_ms = forge.target.now_ms
+    hlcs = [1, other.batch.hlc, now_ms << 16, now_ms + LIMITS.clock_ahead_ms + 1 << 16, (1 << 63) - 1, START_MS << 16]
     place, wrong = rng.choice(
         [
             (SEQ, abs(int(str(fields[SEQ])) + near)),
@@ -258,7 +260,8 @@ def wrong_chain(forge: Forge, rng: random.Random, member: Member) -> bytes:
 
 
 def fork(forge: Forge, rng: random.Random, member: Member) -> bytes:
-    """A second batch with a number that there is already: both are kept, as proof."""
+    """A second batch with a number that there is already: both are kept, as proof. Only some do this."""
+    member = rng.choice([one for one in forge.hostile if one.name in FORKERS])
     own = [batch for batch in forge.accepted if batch.batch.author == member.id]
     fields = forge.fields(rng, member)
     before = rng.choice([*own, None])

@@ -25,15 +25,9 @@ ROOT = Path(__file__).parent.parent
 _slow = (HealthCheck.too_slow, HealthCheck.data_too_large)
 _found = DirectoryBasedExampleDatabase(ROOT / ".cache" / "hypothesis")
 settings.register_profile("dev", max_examples=50, deadline=timedelta(seconds=2), database=_found)
-settings.register_profile(
-    "ci", max_examples=150, deadline=None, derandomize=True, suppress_health_check=_slow
-)
-settings.register_profile(
-    "deep", max_examples=5000, deadline=None, database=_found, suppress_health_check=_slow
-)
-settings.load_profile(
-    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev")
-)
+settings.register_profile("ci", max_examples=150, deadline=None, derandomize=True, suppress_health_check=_slow)
+settings.register_profile("deep", max_examples=5000, deadline=None, database=_found, suppress_health_check=_slow)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev"))
 
 
 @pytest.fixture(autouse=True)

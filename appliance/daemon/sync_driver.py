@@ -99,7 +99,8 @@ class SyncDriver:
         """Sync until the peer ends it. Raises what the peer did wrong (`sync.*`), or how the stream was lost."""
         async with self._replica.subscribe() as commits:
             session = SyncSession(self._replica.mesh, self._channel, self._replica.vector, self._limits, self._clock())
-            link = _Link(self._replica, stream, session, self._limits, self._clock, self.met)
+            link = _Link(self._replica, stream, session, self._limits, self._clock)
+            link.met = self.met
             await link.run(commits)
 
 
@@ -113,14 +114,13 @@ class _Link:
         session: SyncSession,
         limits: Limits,
         clock: Callable[[], int],
-        met: asyncio.Event,
     ) -> None:
         self._replica = replica
         self._stream = stream
         self._session = session
         self._limits = limits
         self._clock = clock
-        self._met = met
+        self.met = asyncio.Event()
         self._received: asyncio.Queue[tuple[bytes, ...]] = asyncio.Queue()  # the session's window bounds it
         self._reads: asyncio.Queue[NeedBatches | NeedBlobs] = asyncio.Queue()  # it asks for one at a time
         self._unsent = asyncio.Event()
@@ -260,7 +260,7 @@ class _Link:
                 case NeedBatches() | NeedBlobs():
                     self._reads.put_nowait(event)
                 case InSync(digest):
-                    self._met.set()
+                    self.met.set()
                     self._log.debug(events.SYNC_IN_SYNC, digest=digest.hex()[:16])
                 case PeerArchived(epoch):
                     self._log.warning(events.SYNC_ARCHIVED, epoch=epoch)

@@ -141,7 +141,7 @@ class Authority(Standings):
     # -- verdicts
 
     def verdict(self, meta: Meta, need: Role, scope: frozenset[str] = frozenset()) -> str | None:
-        """None if the author may do what needs this role here, else the reason. `scope`: tags that the entry touches."""
+        """None if the author may do what needs this role here, else the reason. `scope`: tags that it touches."""
         if self._late(meta, []) is IN:
             return "late"
         if self._frozen(meta, []) is IN:

@@ -28,7 +28,7 @@ Entry = tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=32)], bytes]
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """The signed payload. `hlc` is strictly greater than that of `prev` and of each parent, so (hlc, hash) is causal."""
+    """The signed payload. `hlc` is greater than that of `prev` and of each parent, so (hlc, hash) is causal."""
 
     version: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
     mesh: Hash

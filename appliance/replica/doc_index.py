@@ -1,13 +1,13 @@
 """Index of one document: which changes it holds, and whether another one fits them.
 
-A change fits if it is what an honest writer would have made: its actor's next one, after changes that are here, with the
-counter that follows from them, replacing exactly the values that they show for its keys (the 64 highest if there are
-more). All this depends on the change and its past alone. The order of arrival decides two things only: of changes with
-the same actor and number the first stays, and a full document takes no new key. The last change can be taken back. This
-module holds no values and never touches Automerge, which believes whatever a change says of its past.
+A change fits if it is what an honest writer would have made: its actor's next one, after changes that are here, with
+the counter that follows from them, replacing exactly the values that they show for its keys (the 64 highest if there
+are more). All this depends on the change and its past alone. The order of arrival decides two things only: of changes
+with the same actor and number the first stays, and a full document takes no new key. The last change can be taken
+back. This module holds no values and never touches Automerge, which believes whatever a change says of its past.
 
-A row is a change, in order of arrival; an operation is `row << 16 | position`. Ancestry is a bit set of rows. A row that
-followed all heads at its arrival *covers* everything before it, which ends most searches at once.
+A row is a change, in order of arrival; an operation is `row << 16 | position`. Ancestry is a bit set of rows. A row
+that followed all heads at its arrival *covers* everything before it, which ends most searches at once.
 """
 
 from __future__ import annotations
@@ -331,21 +331,3 @@ class DocIndex:
             else:
                 bits |= known
         return bits
-
-
-def effective_closure(
-    changes: Iterable[Change], dropped: AbstractSet[bytes]
-) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
-    """Split changes, in causal order, into those that stay without `dropped` and those that need it."""
-    gone = set(dropped)
-    kept: list[Change] = []
-    orphaned: list[Change] = []
-    for change in changes:
-        if change.hash in dropped:
-            continue
-        if gone.isdisjoint(change.deps):
-            kept.append(change)
-        else:
-            gone.add(change.hash)
-            orphaned.append(change)
-    return tuple(kept), tuple(orphaned)

@@ -15,7 +15,7 @@ import msgspec
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.batch import SignedBatch
-from appliance.replica.change_codec import Change, Scalar, check_flat_map, decode_change
+from appliance.replica.change_codec import Change, Op, Scalar, check_flat_map, decode_change
 from appliance.replica.document import Document
 from appliance.replica.entries import ChangeEntry, parse
 from appliance.replica.rows import ChangeRow, DocumentRow
@@ -31,15 +31,16 @@ class DocumentKind(msgspec.Struct, frozen=True):
     """Who may change a document, and the scope (tags) of a key; None where it belongs to the whole mesh."""
 
     need: Role
-    scope: Callable[[str, Scalar, bool], frozenset[str] | None]
+    scope: Callable[[Op], frozenset[str] | None]
 
 
-def _nodes_scope(key: str, value: Scalar, delete: bool) -> frozenset[str] | None:
+def _nodes_scope(op: Op) -> frozenset[str] | None:
+    key, value = op.key, op.value
     match = _NODE_KEY.fullmatch(key)
     if match is None:
         raise error("document.schema", name=key[:96], reason="it is no node's tag or name")
     tag = match["tag"]
-    if not delete and (value is not True if tag else not isinstance(value, str) or not 1 <= len(value) <= 64):
+    if not op.delete and (value is not True if tag else not isinstance(value, str) or not 1 <= len(value) <= 64):
         raise error("document.schema", name=key[:96], reason="a tag is true, a name is a text of 1 to 64 characters")
     return frozenset({tag}) if tag else None
 
@@ -48,7 +49,7 @@ DOCUMENTS: dict[Name, DocumentKind] = {NODES: DocumentKind(Role.ADMIN, _nodes_sc
 
 
 class Documents:
-    """All documents of one replica, opened when first needed. `chunks(name)` reads changes with effect, in fold order."""
+    """All documents of one replica, opened when first needed. `chunks(name)`: changes with effect, in fold order."""
 
     def __init__(self, chunks: Callable[[Name], Iterable[bytes]], limits: Limits = LIMITS) -> None:
         self._chunks = chunks
@@ -67,7 +68,7 @@ class Documents:
     def scope(self, name: Name, change: Change) -> frozenset[str]:
         """Tags that a change touches; empty if it touches what belongs to the whole mesh. Raises `document.schema`."""
         kind = DOCUMENTS[name]
-        scopes = [kind.scope(op.key, op.value, op.delete) for op in change.ops]
+        scopes = [kind.scope(op) for op in change.ops]
         return frozenset() if None in scopes else frozenset().union(*[scope for scope in scopes if scope])
 
     def admit(self, name: Name, change: Change, chunk: bytes, author: bytes) -> None:
@@ -123,7 +124,9 @@ def _row(name: Name, key: str, document: Document) -> DocumentRow | None:
     texts = [msgspec.json.encode(conflict.value).decode() for conflict in document.conflicts(key)]
     if not texts:
         return None
-    return DocumentRow(document=name[0], epoch=name[1], key=key, value=texts[0], rivals=tuple(sorted(set(texts[1:]) - {texts[0]})))
+    return DocumentRow(
+        document=name[0], epoch=name[1], key=key, value=texts[0], rivals=tuple(sorted(set(texts[1:]) - {texts[0]}))
+    )
 
 
 def changes_in_effect(view: View, read: Callable[[Indexed], SignedBatch], name: Name) -> Iterator[bytes]:

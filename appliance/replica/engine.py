@@ -1,8 +1,8 @@
 """Engine: the one writer of a replica. Batches in; durable log, index and read model out.
 
-The order of its work is its promise: a batch is checked (`intake`), made durable (`commit`), and only then folded (`fold`)
-and told to others. A power cut between the two loses nothing: `load` folds what the log has and the view lacks. An arrival
-in the past takes back what follows it and folds that again; everything else costs by its own size.
+The order of its work is its promise: a batch is checked (`intake`), made durable (`commit`), and only then folded
+(`fold`) and told to others. A power cut between the two loses nothing: `load` folds what the log has and the view
+lacks. An arrival in the past takes back what follows it and folds that again; everything else costs by its own size.
 
 Synchronous and not thread-safe: `service` runs it on one thread of its own.
 """

@@ -1,8 +1,8 @@
 """Epochs: what a checkpoint covers, and proof that this replica means the same batches.
 
-A checkpoint covers the batches in its past up to its horizon, and names their number and digest. Every replica walks the
-graph back from it, as far as an earlier checkpoint: a digest alone would let an owner cover what it never saw, and
-replicas that hold more would then disagree.
+A checkpoint covers the batches in its past up to its horizon, and names their number and digest. Every replica walks
+the graph back from it, as far as an earlier checkpoint: a digest alone would let an owner cover what it never saw,
+and replicas that hold more would then disagree.
 """
 
 from __future__ import annotations

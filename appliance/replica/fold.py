@@ -1,8 +1,8 @@
 """Fold: from batches in their one order to the rows of the read model.
 
-Each entry takes effect or is kept as without effect, with a reason. The verdict depends on the batch, on its causal past
-and on the standings that `authority` settled; the rows depend on the entries before it in the order. Both are functions of
-the set of batches, so replicas that hold the same batches hold the same rows.
+Each entry takes effect or is kept as without effect, with a reason. The verdict depends on the batch, on its causal
+past and on the standings that `authority` settled; the rows depend on the entries before it in the order. Both are
+functions of the set of batches, so replicas that hold the same batches hold the same rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mark records: the marks of an authority as bytes beside the index, so that a start reads them and judges nothing again.
+"""Mark records: the marks of an authority as bytes beside the index, so that a start reads and does not judge.
 
 A record holds what was found out when the mark was made: the opened grant, what it rests on, the cut. Standings are not
 kept: they are settled anew from the marks in one pass. The records are made from the log and can be made again from it.

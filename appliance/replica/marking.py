@@ -68,7 +68,10 @@ class Marker:
     def _mark_grant(self, mark: Mark, body: GrantEntry) -> None:
         grant = self._open(mark.meta, body.grant)
         identity = grant_id(body.grant)
-        if any(g.grant_id == identity and self._is_published(g, mark) for g in self._authority.grants.get(grant.subject, ())):
+        if any(
+            g.grant_id == identity and self._is_published(g, mark)
+            for g in self._authority.grants.get(grant.subject, ())
+        ):
             raise error("grant.repeated")
         mark.grant, mark.grant_id = grant, identity
         mark.body = OPENED  # the signed form is 5 KiB and stays in the log

@@ -29,8 +29,8 @@ class Mark:
     """One authority entry. Identity is (batch hash, entry index); mutable in `standing` and `reason` only."""
 
     __slots__ = (
-        "body", "cut", "depth", "grant", "grant_id", "index", "keep", "meta", "needs", "reason", "root", "standing", "stuck",
-        "supports", "void",
+        "body", "cut", "depth", "grant", "grant_id", "index", "keep", "meta", "needs", "reason", "root", "standing",
+        "stuck", "supports", "void",
     )  # fmt: skip
 
     def __init__(self, meta: Meta, index: int, body: AuthorityBody) -> None:

@@ -190,7 +190,10 @@ def _checkpoint(engine: Engine, horizon_ms: int) -> Entry:
         raise error("checkpoint.empty")
     return make(
         CheckpointEntry(
-            epoch=engine.authority.epoch() + 1, horizon=horizon, count=len(covered), digest=covered_digest(covered.values())
+            epoch=engine.authority.epoch() + 1,
+            horizon=horizon,
+            count=len(covered),
+            digest=covered_digest(covered.values()),
         )
     )
 

@@ -27,7 +27,7 @@ class Request(Generic[T]):
         self.outcome: T | Exception | None = None
 
     def run(self) -> None:
-        """On the writer's thread. A fault of ours in work that runs alone is its caller's; elsewhere it stops the writer."""
+        """On the writer's thread. A fault of ours in work that runs alone is its caller's, elsewhere the writer's."""
         try:
             self.outcome = self.work()
         except X0tError as err:

@@ -1,8 +1,8 @@
 """Standings: whether each mark has effect, settled from the set of marks alone.
 
-A mark is OUT if something IN voids it, IN if nothing that is not OUT voids it and one of its supports is IN (the grounded
-semantics of Dung, 1995). What is left are circles of revocations; in a circle the most junior mark loses, again and
-again, until none is left. docs/adr/0010 has the rules in plain words, the literature, and what was weighed.
+A mark is OUT if something IN voids it, IN if nothing that is not OUT voids it and one of its supports is IN (the
+grounded semantics of Dung, 1995). What is left are circles of revocations; in a circle the most junior mark loses,
+again and again, until none is left. docs/adr/0010 has the rules in plain words, the literature, and what was weighed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Standings:
         """True if the batch is frozen, and no decision or checkpoint that we hold could ever change that."""
         for fork in self.ancestry.forks_before(meta):
             thaws = (thaw.keep for thaw in self.thaws.get(meta.author, ()) if thaw.keep is not None)
-            kept = any(keep.seq >= fork.seq and self.ancestry.branch_at(keep.branch, fork.seq) == fork.own for keep in thaws)
+            kept = any(
+                keep.seq >= fork.seq and self.ancestry.branch_at(keep.branch, fork.seq) == fork.own for keep in thaws
+            )
             if not kept and not any(self._covers(checkpoint, meta) for checkpoint in self.checkpoints):
                 return True
         return False

@@ -71,8 +71,9 @@ class IndexStore:
             "JOIN batches ON batches.arrival = marks.arrival JOIN branches ON branches.number = batches.branch "
             "ORDER BY marks.arrival, entry"
         )
-        for *columns, entry, record in self._rows(query):
-            yield _indexed(*columns).meta, entry, record
+        for row in self._rows(query):
+            columns, entry, record = row[:-2], row[-2], row[-1]
+            yield _indexed(columns).meta, entry, record
 
     def newest(self, author: bytes | None, before: int, limit: int) -> list[Indexed]:
         """Index rows that arrived before an arrival number, the last first; of one author or (None) of all."""
@@ -157,14 +158,12 @@ class IndexStore:
             f"JOIN branches ON branches.number = batches.branch {where}"
         )
         for columns in self._rows(query, bindings):
-            yield _indexed(*columns)
+            yield _indexed(columns)
 
 
-def _indexed(
-    arrival: int, digest: bytes, author: bytes, seq: int, hlc: int, branch: int, reach: bytes, mark: int
-) -> Indexed:
-    past = unpack_reach(reach)
-    return Indexed(arrival, Meta(digest, author, seq, hlc, branch, past, bool(mark)))
+def _indexed(columns: tuple[int, bytes, bytes, int, int, int, bytes, int]) -> Indexed:
+    arrival, digest, author, seq, hlc, branch, reach, mark = columns
+    return Indexed(arrival, Meta(digest, author, seq, hlc, branch, unpack_reach(reach), bool(mark)))
 
 
 def pack_reach(reach: Reach) -> bytes:

@@ -31,7 +31,8 @@ VIEW: tuple[str, ...] = (
     CREATE INDEX batches_branch ON batches (branch, seq);
     CREATE INDEX batches_order ON batches (hlc, hash, branch, seq);
     CREATE TABLE late (hash BLOB, checkpoint BLOB, entry INTEGER, PRIMARY KEY (hash, checkpoint, entry)) WITHOUT ROWID;
-    CREATE TABLE marks (arrival INTEGER, entry INTEGER, record BLOB NOT NULL, PRIMARY KEY (arrival, entry)) WITHOUT ROWID;
+    CREATE TABLE marks (
+        arrival INTEGER, entry INTEGER, record BLOB NOT NULL, PRIMARY KEY (arrival, entry)) WITHOUT ROWID;
     CREATE TABLE undo (
         hlc INTEGER NOT NULL, hash BLOB NOT NULL, step INTEGER NOT NULL,
         tbl TEXT NOT NULL, key BLOB NOT NULL, old BLOB, PRIMARY KEY (hlc, hash, step)) WITHOUT ROWID;

@@ -25,10 +25,7 @@ PREFIX = "bench_"
 
 def benchmarks() -> dict[str, str]:
     """The benchmarks there are: name to module."""
-    return {
-        path.stem.removeprefix(PREFIX): f"tests.bench.{path.stem}"
-        for path in sorted(HERE.glob(f"{PREFIX}*.py"))
-    }
+    return {path.stem.removeprefix(PREFIX): f"tests.bench.{path.stem}" for path in sorted(HERE.glob(f"{PREFIX}*.py"))}
 
 
 def measure(module: ModuleType, arguments: list[str]) -> list[Row]:
@@ -59,9 +56,7 @@ def table(name: str, rows: list[Row]) -> Table:
     verdicts = {True: "yes", False: "NO", None: ""}
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
-        result.add_row(
-            row.name, number(row.value), row.unit, number(row.peer), ratio, row.reach, verdicts[row.holds]
-        )
+        result.add_row(row.name, number(row.value), row.unit, number(row.peer), ratio, row.reach, verdicts[row.holds])
     return result
 
 

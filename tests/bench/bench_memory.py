@@ -1,6 +1,7 @@
 """Resident memory of x0td with 1,000 members and 10,000 batches: after the start, and after a peer fetched all of it.
 
-`./test bench memory [--batches N] [--members N]`. The peer is a bare interpreter that has only imported the same libraries.
+`./test bench memory [--batches N] [--members N]`. The peer is a bare interpreter that has only imported the same
+libraries.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from tests.bench.daemons import fill, prepare, settle, total
 from tests.bench.rows import Row
 
 REACH_MIB = 80
-BARE = "import apsw, msgspec, aiohttp.web, OpenSSL, structlog, automerge, resource; print(open('/proc/self/statm').read())"
+BARE = (
+    "import apsw, msgspec, aiohttp.web, OpenSSL, structlog, automerge, resource; print(open('/proc/self/statm').read())"
+)
 
 
 def run(arguments: Sequence[str]) -> list[Row]:
@@ -50,7 +53,13 @@ def run(arguments: Sequence[str]) -> list[Row]:
 
 def _row(name: str, value: float, bare: float) -> Row:
     return Row(
-        name=name, unit="MiB", value=value, peer=bare, ratio=value / bare, reach=f"<= {REACH_MIB} MiB", holds=value <= REACH_MIB
+        name=name,
+        unit="MiB",
+        value=value,
+        peer=bare,
+        ratio=value / bare,
+        reach=f"<= {REACH_MIB} MiB",
+        holds=value <= REACH_MIB,
     )
 
 

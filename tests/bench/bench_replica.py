@@ -85,25 +85,33 @@ def fold_rows(made: Corpus, directory: Path) -> list[Row]:
     engine = open_engine(made, directory)
     feed(engine, made.opening)
     rows: list[Row] = []
-    seconds: list[float] = []
     windows = range(0, len(made.batches), WINDOW)
-    for start in windows:
-        seconds.append(feed(engine, made.batches[start : start + WINDOW]) / WINDOW)
+    seconds = [feed(engine, made.batches[start : start + WINDOW]) / WINDOW for start in windows]
     rate = 1 / statistics.median(seconds)
     raw = _verify_rate(made)
     rows.append(
         Row(
             name=f"verify + store + fold, {len(made.opening):,} + {len(made.batches):,} batches",
-            unit="batches/s", value=rate, peer=raw, ratio=rate / raw, reach=">= 3000/s", holds=rate >= 3000,
-        )  # fmt: skip
+            unit="batches/s",
+            value=rate,
+            peer=raw,
+            ratio=rate / raw,
+            reach=">= 3000/s",
+            holds=rate >= 3000,
+        )
     )
     tenth = max(1, len(seconds) // 10)
     early, late = statistics.median(seconds[:tenth]) * 1e6, statistics.median(seconds[-tenth:]) * 1e6
     rows.append(
         Row(
-            name="time a batch, last tenth of the log beside the first", unit="us", value=late, peer=early,
-            ratio=late / early, reach="flat: <= 1.25 of peer", holds=late <= early * 1.25,
-        )  # fmt: skip
+            name="time a batch, last tenth of the log beside the first",
+            unit="us",
+            value=late,
+            peer=early,
+            ratio=late / early,
+            reach="flat: <= 1.25 of peer",
+            holds=late <= early * 1.25,
+        )
     )
     engine.close()
     begun = time.perf_counter()
@@ -116,8 +124,8 @@ def fold_rows(made: Corpus, directory: Path) -> list[Row]:
 
 def _verify_rate(made: Corpus) -> float:
     """Signatures a second that the provider verifies when called raw."""
-    from appliance.core import cose  # noqa: PLC0415 - only this row needs it
-    from appliance.core.domains import Domain  # noqa: PLC0415
+    from appliance.core import cose
+    from appliance.core.domains import Domain
 
     verify = provider("auto").mldsa_verify
     signed = [parse_batch(blob) for blob in made.opening[:1]]
@@ -160,8 +168,13 @@ def append_rows(made: Corpus, directory: Path) -> list[Row]:
     mine, raw = statistics.median(ours), statistics.median(raws)
     return [
         compared("durable append, 64 waiting authors, log only", "batches/s", mine, raw, at_least=0.6),
-        Row(name="the same until all is folded too", unit="batches/s", value=statistics.median(folded), peer=raw,
-            ratio=statistics.median(folded) / raw),  # fmt: skip
+        Row(
+            name="the same until all is folded too",
+            unit="batches/s",
+            value=statistics.median(folded),
+            peer=raw,
+            ratio=statistics.median(folded) / raw,
+        ),
     ]
 
 

@@ -1,7 +1,7 @@
 """Sync: ten thousand missing batches between two daemons over PQ TLS, and the exchange of two equal replicas.
 
-`./test bench sync [--batches N] [--rounds N]`. The peer of the first row is verify + store + fold of the same batches in
-one process, in the same run.
+`./test bench sync [--batches N] [--rounds N]`. The peer of the first row is verify + store + fold of the same batches
+in one process, in the same run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def run(arguments: Sequence[str]) -> list[Row]:
             synced.append(_sync(made, directory))
     rate, alone = statistics.median(synced), statistics.median(folded)
     return [
-        compared(f"sync of {len(made.batches):,} missing batches, stored and folded", "batches/s", rate, alone, at_least=0.8),
+        compared(
+            f"sync of {len(made.batches):,} missing batches, stored and folded", "batches/s", rate, alone, at_least=0.8
+        ),
         *equal_rows(),
     ]
 

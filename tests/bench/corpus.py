@@ -75,13 +75,15 @@ class _Maker:
             GrantEntry(self._grant(self._founder, _id(self._founder), member, Role.MEMBER, grant_id(root)))
             for member in (*self._members, self._key(b"spare"))
         ]
-        for start in range(0, len(grants), GRANTS_A_BATCH):
-            opening.append(self._write(self._founder, grants[start : start + GRANTS_A_BATCH], None))
+        groups = [grants[start : start + GRANTS_A_BATCH] for start in range(0, len(grants), GRANTS_A_BATCH)]
+        opening += [self._write(self._founder, group, None) for group in groups]
         last = opening[-1]
         batches: list[SignedBatch] = []
         for number in range(count):
             member = self._members[number % len(self._members)]
-            said = AnnounceEntry(name=f"robot-{number % len(self._members)}", endpoints=("10.0.0.1:7700",), software="1")
+            said = AnnounceEntry(
+                name=f"robot-{number % len(self._members)}", endpoints=("10.0.0.1:7700",), software="1"
+            )
             last = self._write(member, [said], last)
             batches.append(last)
         return Corpus(
@@ -95,7 +97,12 @@ class _Maker:
             batches=tuple(signed.blob for signed in batches),
         )
 
-    def _write(self, key: SigningKey, bodies: list[EntryBody] | list[GrantEntry] | list[AnnounceEntry], seen: SignedBatch | None) -> SignedBatch:
+    def _write(
+        self,
+        key: SigningKey,
+        bodies: list[EntryBody] | list[GrantEntry] | list[AnnounceEntry],
+        seen: SignedBatch | None,
+    ) -> SignedBatch:
         author = _id(key)
         head = self._heads.get(author)
         self._hlc += 1 << 16
@@ -113,7 +120,9 @@ class _Maker:
         self._heads[author] = build_batch(batch, key.sign)
         return self._heads[author]
 
-    def _grant(self, issuer: SigningKey, issuer_id: bytes, subject: SigningKey, role: Role, parent: bytes | None) -> bytes:
+    def _grant(
+        self, issuer: SigningKey, issuer_id: bytes, subject: SigningKey, role: Role, parent: bytes | None
+    ) -> bytes:
         grant = Grant(
             version=1,
             mesh=self._mesh,

@@ -35,9 +35,7 @@ def compared(name: str, unit: str, value: float, peer: float, *, at_least: float
     )
 
 
-def bounded(
-    name: str, unit: str, value: float, *, at_least: float | None = None, at_most: float | None = None
-) -> Row:
+def bounded(name: str, unit: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> Row:
     """A row whose reach is a bound of the value itself."""
     bounds = [
         text

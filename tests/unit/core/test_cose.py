@@ -53,9 +53,7 @@ def test_a_signer_that_gives_another_size_is_refused(size: int) -> None:
         pytest.param(Tagged(18, [{1: -49}, *PARTS[1:]]), "cose.protected", id="a bare map"),
         pytest.param(Tagged(18, [encode({1: -50}), *PARTS[1:]]), "cose.protected", id="another algorithm"),
         pytest.param(Tagged(18, [encode({1: -49, 4: b""}), *PARTS[1:]]), "cose.protected", id="a key id"),
-        pytest.param(
-            Tagged(18, [bytes.fromhex("a101390030"), *PARTS[1:]]), "cose.protected", id="not shortest"
-        ),
+        pytest.param(Tagged(18, [bytes.fromhex("a101390030"), *PARTS[1:]]), "cose.protected", id="not shortest"),
         pytest.param(Tagged(18, [PROTECTED, {4: b"x"}, *PARTS[2:]]), "cose.unprotected", id="an open header"),
         pytest.param(Tagged(18, [PROTECTED, [], *PARTS[2:]]), "cose.unprotected", id="an array for a map"),
         pytest.param(Tagged(18, [PROTECTED, {}, None, SIGNATURE]), "cose.payload", id="a detached payload"),

@@ -88,9 +88,7 @@ def test_an_error_renders_as_a_problem_of_rfc_9457() -> None:
         pytest.param(b"\x00\xff", "00ff", id="bytes as hex"),
         pytest.param(bytes(1000), "00" * 128, id="long bytes cut"),
         pytest.param("x" * 1000, "x" * 256, id="long text cut"),
-        pytest.param(
-            "a\x1b[31m\nb", "a\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}b", id="no control codes"
-        ),
+        pytest.param("a\x1b[31m\nb", "a\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}b", id="no control codes"),
         pytest.param("{key}", "{key}", id="braces are text"),
         pytest.param(7, "7", id="a number"),
     ],

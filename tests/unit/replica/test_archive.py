@@ -209,7 +209,8 @@ def test_a_fresh_replica_needs_the_archive_and_then_is_equal(busy: Member, file:
     assert taken.refused == ()
     missing = taken.wanted
     assert missing
-    assert {blob for _, blob in read_batches(busy.engine.log, busy.engine.view, missing)} == {None}  # these cannot be had from this peer
+    found = read_batches(busy.engine.log, busy.engine.view, missing)
+    assert {blob for _, blob in found} == {None}  # these cannot be had from this peer
     reader = ArchiveReader(io.BytesIO(file.path.read_bytes()))
     fresh.take([blob for _, blob in reader])
     assert len(fresh.engine.parking) == 0

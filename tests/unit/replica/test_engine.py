@@ -12,13 +12,12 @@ from appliance.core.limits import LIMITS
 from appliance.replica.authoring import Identity
 from appliance.replica.engine import Engine
 from appliance.replica.entries import AnnounceEntry, GrantEntry, ThawEntry, make
-from appliance.replica.paging import read_batches, read_page
 from appliance.replica.rows import TABLES, FrozenRow
 from appliance.storage.log import LogStore
 from appliance.storage.view import ViewStore
 from appliance.trust.grants import Role
 from tests.sim.world import FAR_MS, START_MS, Mesh
-from tests.unit.replica.site import HELLO, Site, checkpoint, fork, revoke
+from tests.unit.replica.site import HELLO, Site, fork, revoke
 
 
 def test_a_batch_of_our_own_follows_everything_that_we_know(site: Site) -> None:
