@@ -1,4 +1,5 @@
 """The control API as a client meets it: a real daemon, a real socket."""
+# size: every route of the API once, over the same two daemons
 
 from __future__ import annotations
 

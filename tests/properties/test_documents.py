@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.change_codec import Change, Op, Scalar, decode_change
-from appliance.replica.doc_index import DocIndex, effective_closure
+from appliance.replica.doc_index import DocIndex
 from appliance.replica.document import Document
 
 ACTORS = [bytes([number]) * 32 for number in (7, 1, 4)]  # their order is not that of the replicas
@@ -192,19 +192,6 @@ def test_undo_is_as_if_the_last_changes_had_never_come(script: list[Step], data:
         for chunk in chunks[kept:]:
             document.apply(chunk, decode_change(chunk).actor)
     assert view(document) == view(arrive(chunks if again else chunks[:kept]))
-
-
-@given(steps, st.data())
-def test_what_stays_after_a_removal_is_a_document_of_its_own(script: list[Step], data: st.DataObject) -> None:
-    chunks = {decode_change(chunk).hash: chunk for chunk in write(script)}
-    changes = [decode_change(chunk) for chunk in chunks.values()]
-    dropped = data.draw(st.sets(st.sampled_from([change.hash for change in changes]), max_size=3))
-    kept, orphaned = effective_closure(changes, dropped)
-    assert {change.hash for change in (*kept, *orphaned)} == chunks.keys() - dropped
-    gone = dropped | {change.hash for change in orphaned}
-    assert all(gone.intersection(change.deps) for change in orphaned)
-    document = Document.build([chunks[change.hash] for change in kept])
-    assert document.items() == sorted((key, found[0][2]) for key, found in oracle(kept).items())
 
 
 @given(steps, st.data())

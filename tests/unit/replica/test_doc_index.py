@@ -6,7 +6,7 @@ import pytest
 from appliance.core.errors import X0tError
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.change_codec import Change, Op, OpId, change_hash, encode_change
-from appliance.replica.doc_index import DELETE, DocIndex, Edits, effective_closure
+from appliance.replica.doc_index import DELETE, DocIndex, Edits
 
 A, B, C = (letter * 32 for letter in (b"a", b"b", b"c"))
 
@@ -188,13 +188,3 @@ def test_history_far_back_is_searched_without_limit_on_depth() -> None:
     late = sealed(others[-1], seq=3_001, deps=(others[-1].hash,), start_op=3_002, ops=(Op("k", 1, ((3_001, B),)),))
     index.admit(late, B)
     assert shown(index, "k") == [(3_001, B)]
-
-
-def test_what_depends_on_a_dropped_change_goes_with_it() -> None:
-    index, base, left, right = two_islands()
-    merge = make(index, C, {"x": 1})
-    after = make(index, C, {"y": 1})
-    order = (base, left, right, merge, after)
-    assert effective_closure(order, {left.hash}) == ((base, right), (merge, after))
-    assert effective_closure(order, {base.hash}) == ((), (left, right, merge, after))
-    assert effective_closure(order, set()) == (order, ())
