@@ -188,19 +188,24 @@ class Links:
             dialling.state = "dialling"
             started_s = loop.time()
             try:
-                stream = await self._dial(dialling.target)
-                dialling.node, dialling.note, dialling.state = NodeId(stream.peer.node_id), "", "up"
-                if dialling.node == self.node:
-                    await stream.close()
-                    dialling.state, dialling.note = "waiting", "this is the node itself"
-                    return
-                await self._serve(stream, dialling.target.address)
+                await contain(f"the link to {dialling.target}", self._reach(dialling))
             except (X0tError, OSError, TimeoutError) as err:
                 dialling.note = str(err)
                 self._log.debug(events.LINK_DIAL_FAILED, target=str(dialling.target), error=str(err))
+            if dialling.node == self.node:
+                dialling.state, dialling.note = "waiting", "this is the node itself"
+                return
             dialling.failures = 0 if loop.time() - started_s > SETTLED_S else dialling.failures + 1
             dialling.state = "waiting"
             await self._pause(dialling.failures)
+
+    async def _reach(self, dialling: Dialling) -> None:
+        stream = await self._dial(dialling.target)
+        dialling.node, dialling.note, dialling.state = NodeId(stream.peer.node_id), "", "up"
+        if dialling.node == self.node:
+            await stream.close()
+        else:
+            await self._serve(stream, dialling.target.address)
 
     async def _wait_until_wanted(self, dialling: Dialling) -> None:
         while True:

@@ -14,6 +14,7 @@ from appliance.daemon.links import Links, Target
 from appliance.daemon.membership import Membership
 from appliance.daemon.mesh import FollowedMesh, Keys
 from appliance.daemon.node import Node
+from appliance.daemon.supervisor import contain
 from appliance.daemon.sync_driver import SyncDriver
 from appliance.replica.authoring import Identity
 from appliance.replica.engine import Engine
@@ -59,7 +60,7 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
         return await dialler.open(target.address, target.node.raw if target.node else None)
 
     links = Links(key.id, dial, driver.run, mesh.changes, limits)
-    listener = Listener(credentials, mesh.permitted, limits)
+    listener = Listener(credentials, mesh.permitted, limits, contain)
     listener.mount(SYNC_PATH, links)
     mesh.connect(links, listener, driver.met)
     return mesh

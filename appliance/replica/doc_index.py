@@ -16,7 +16,6 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -92,6 +91,10 @@ class DocIndex:
     def heads(self) -> tuple[bytes, ...]:
         """Hashes of the changes that no other follows, sorted."""
         return tuple(sorted([self._hashes[row] for row in self._heads]))
+
+    def hashes(self) -> tuple[bytes, ...]:
+        """Hashes of all changes in order of arrival."""
+        return tuple(self._hashes)
 
     def versions(self, key: str) -> tuple[Version, ...]:
         """The visible operations on a key, winner first: several are a conflict, none is no such key."""

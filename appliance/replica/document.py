@@ -80,6 +80,11 @@ class Document:
         """What the document holds; to be read only."""
         return self._index
 
+    @property
+    def is_broken(self) -> bool:
+        """True after `document.panic`: its owner builds another from the log."""
+        return self._broken
+
     def admit(self, chunk: bytes, actor: bytes) -> Change:
         """Decode a change of `actor` and check that it fits, without taking it in. Raises `change.*`."""
         change = decode_change(chunk, self._limits)

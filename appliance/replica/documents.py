@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -48,14 +49,31 @@ def _nodes_scope(op: Op) -> frozenset[str] | None:
 DOCUMENTS: dict[Name, DocumentKind] = {NODES: DocumentKind(Role.ADMIN, _nodes_scope)}
 
 
-class Documents:
-    """All documents of one replica, opened when first needed. `chunks(name)`: changes with effect, in fold order."""
+class Cached(NamedTuple):
+    """A document as it was saved, and the changes that have effect now, in fold order."""
 
-    def __init__(self, chunks: Callable[[Name], Iterable[bytes]], limits: Limits = LIMITS) -> None:
+    saved: bytes
+    changes: tuple[bytes, ...]
+
+
+class Documents:
+    """All documents of one replica, opened when first needed. `chunks(name)`: changes with effect, in fold order.
+
+    `cached(name)` may save the work of reading them; a cache that does not fit is as good as none.
+    """
+
+    def __init__(
+        self,
+        chunks: Callable[[Name], Iterable[bytes]],
+        limits: Limits = LIMITS,
+        cached: Callable[[Name], Cached | None] = lambda _name: None,
+    ) -> None:
         self._chunks = chunks
         self._limits = limits
+        self._cached = cached
         self._open: dict[Name, Document] = {}
         self._touched: dict[Name, set[str]] = {}
+        self._unsaved: set[Name] = set()
 
     def decode(self, body: ChangeEntry) -> Change:
         """The change of an entry, strictly. Raises `change.*` or `document.*`."""
@@ -73,17 +91,14 @@ class Documents:
 
     def admit(self, name: Name, change: Change, chunk: bytes, author: bytes) -> None:
         """Give a change effect at this place in the fold. Raises `change.*` if it does not fit."""
-        try:
-            self._document(name).take(change, chunk, actor_id(author, *name))
-        except X0tError as err:
-            if err.key == "document.panic":
-                del self._open[name]  # the next use builds it from the log, without this change
-            raise
+        self._document(name).take(change, chunk, actor_id(author, *name))
+        self._unsaved.add(name)
         self._touched.setdefault(name, set()).update(change.keys)
 
     def retract(self, name: Name, change: bytes) -> None:
         """Take back the last change that has effect; the fold goes back one place."""
         document = self._document(name)
+        self._unsaved.add(name)
         self._touched.setdefault(name, set()).update(document.index.last_keys())
         if document.undo() != change:
             raise error("replica.corrupt", what=name[0], reason="the document index does not follow the journal")
@@ -104,15 +119,37 @@ class Documents:
         """Values of a document whose key begins with a prefix."""
         return {key: value for key, value in self._document(name).items() if key.startswith(prefix)}
 
+    def caches(self) -> Iterator[tuple[Name, bytes]]:
+        """What is worth saving before a stop."""
+        for name in sorted(self._unsaved):
+            if name in self._open and not self._open[name].is_broken:
+                yield name, self._open[name].dump()
+
     def close(self) -> None:
         """Forget what is in memory; it is read again when needed."""
         self._open.clear()
         self._touched.clear()
 
     def _document(self, name: Name) -> Document:
-        if name not in self._open:
-            self._open[name] = Document.build(self._chunks(name), name[0], self._limits)
-        return self._open[name]
+        document = self._open.get(name)
+        if document is None:
+            document = self._open[name] = self._from_cache(name) or self._from_log(name)
+        elif document.is_broken:
+            document = self._open[name] = self._from_log(name)
+        return document
+
+    def _from_log(self, name: Name) -> Document:
+        return Document.build(self._chunks(name), name[0], self._limits)
+
+    def _from_cache(self, name: Name) -> Document | None:
+        cached = self._cached(name)
+        if cached is None:
+            return None
+        try:
+            document = Document.load(cached.saved, name[0], self._limits)
+        except X0tError:
+            return None
+        return document if document.index.hashes() == cached.changes else None
 
 
 def actor_id(author: bytes, document: str, epoch: int) -> bytes:
@@ -129,13 +166,26 @@ def _row(name: Name, key: str, document: Document) -> DocumentRow | None:
     )
 
 
-def changes_in_effect(view: View, read: Callable[[Indexed], SignedBatch], name: Name) -> Iterator[bytes]:
-    """Change chunks of a document that have effect, in the order of the fold."""
+def changes_in_effect(view: View, name: Name) -> list[ChangeRow]:
+    """Changes of a document that have effect, in the order of the fold."""
     rows = [row for row in view.rows(ChangeRow) if isinstance(row, ChangeRow) and (row.document, row.epoch) == name]
-    for row in sorted(rows, key=lambda item: (item.hlc, item.batch, item.entry)):
+    return sorted(rows, key=lambda row: (row.hlc, row.batch, row.entry))
+
+
+def read_chunks(view: View, read: Callable[[Indexed], SignedBatch], name: Name) -> Iterator[bytes]:
+    """The chunks of these changes, out of the log."""
+    for row in changes_in_effect(view, name):
         indexed = view.lookup(row.batch)
         if indexed is None:
             raise error("replica.corrupt", what="view", reason=f"batch {row.batch.hex()[:12]} is not in the index")
         body = parse(*read(indexed).batch.entries[row.entry])
         if isinstance(body, ChangeEntry):
             yield body.chunk
+
+
+def read_cache(view: View, name: Name) -> Cached | None:
+    """What the view keeps of a document from the last clean stop."""
+    saved = view.document_cache(name)
+    if saved is None:
+        return None
+    return Cached(saved, tuple(row.change for row in changes_in_effect(view, name)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -31,7 +32,7 @@ from appliance.replica.batch import (
     parse_payload,
     verify_batch,
 )
-from appliance.replica.documents import Documents, Name, changes_in_effect
+from appliance.replica.documents import Documents, Name, read_cache, read_chunks
 from appliance.replica.entries import CheckpointEntry
 from appliance.replica.epochs import Epochs
 from appliance.replica.fold import Effect
@@ -86,7 +87,7 @@ class Engine:
             self.identity.mesh, self.identity.authority_key, self.authority, self._verify, self.limits
         )
         self.intake = Intake(self.identity.mesh, self.authority, self._marker, self._find, self.limits)
-        self.documents = Documents(self._chunks, self.limits)
+        self.documents = Documents(self._chunks, self.limits, lambda name: read_cache(self._view, name))
         self._folding = Folding(self.authority, self.documents, self._view, self.read)
         self._unwritten: list[Admitted] = []
         self._unfolded: dict[bytes, tuple[int, Admitted]] = {}
@@ -306,7 +307,9 @@ class Engine:
         return self._authoring.clock
 
     def close(self) -> None:
-        """Close both stores."""
+        """Close both stores. Documents are saved for the next start; where that fails it reads them from the log."""
+        with suppress(X0tError), self._view.transaction():
+            self._view.keep_documents(self.documents.caches())
         self._view.close()
         self._log.close()
 
@@ -338,7 +341,7 @@ class Engine:
         return parse_payload(payload, self.limits)
 
     def _chunks(self, name: Name) -> Iterator[bytes]:
-        return changes_in_effect(self._view, self._read_indexed, name)
+        return read_chunks(self._view, self._read_indexed, name)
 
     def _read_indexed(self, row: Indexed) -> SignedBatch:
         waiting = self._unfolded.get(row.meta.hash)

@@ -102,6 +102,8 @@ class Fold:
                 return "unknown"
             return self._dispatch(meta, index, entry)
         except X0tError as err:
+            if err.key.startswith("replica.") or err.key == "document.rebuild":
+                raise  # what we hold is damaged, or cannot be read now: no verdict on the entry
             return "malformed" if err.key == "entry.malformed" else err.key
 
     def _dispatch(self, meta: Meta, index: int, entry: EntryBody) -> str | None:

@@ -7,7 +7,7 @@ again and again, until none is left. docs/adr/0010 has the rules in plain words,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from appliance.core.clock import hlc_ms
 from appliance.replica.ancestry import Ancestry, Fork, Meta
@@ -31,6 +31,7 @@ class Standings:
         self.revocations: dict[bytes, list[Mark]] = {}  # by target
         self.thaws: dict[bytes, list[Mark]] = {}  # by frozen author
         self.checkpoints: list[Mark] = []
+        self._forked_at: dict[tuple[int, int], Meta] = {}  # batches at which logs fork, as far as they were asked for
         self.late: dict[bytes, tuple[Meta, list[Mark]]] = {}  # by hash: batches, and checkpoints that left them out
 
     def precedes(self, grant: Mark, meta: Meta) -> bool:
@@ -164,13 +165,14 @@ class Standings:
             waits_for,
         )
 
-    def _outlives_fork(self, meta: Meta, rivals: list[Meta], waits_for: list[Mark]) -> Standing:
+    def _outlives_fork(self, meta: Meta, fork: Fork, waits_for: list[Mark]) -> Standing:
         """IN: a checkpoint in force has made the batch final and left out all that rivals it where the log forks."""
         return _any_of(
             (
                 checkpoint
                 for checkpoint in self.checkpoints
-                if self._covers(checkpoint, meta) and not any(self._covers(checkpoint, rival) for rival in rivals)
+                if self._covers(checkpoint, meta)
+                and not any(self._covers(checkpoint, rival) for rival in self._rivals(fork))
             ),
             waits_for,
         )
@@ -208,7 +210,7 @@ class Standings:
             cleared = self._cleared(meta.author, fork.own, fork.seq, why)
             if cleared is IN:
                 continue
-            outlives = self._outlives_fork(meta, self._rivals(fork), why) if self.checkpoints else OUT
+            outlives = self._outlives_fork(meta, fork, why)
             if outlives is IN:
                 continue
             if cleared is OUT and outlives is OUT:
@@ -218,9 +220,16 @@ class Standings:
         waits_for += waits
         return result
 
-    def _rivals(self, fork: Fork) -> list[Meta]:
-        found = [self._batch_at(branch, fork.seq) for branch in fork.branches if branch != fork.own]
-        return [meta for meta in found if meta is not None]
+    def _rivals(self, fork: Fork) -> Iterator[Meta]:
+        for branch in fork.branches:
+            place = (branch, fork.seq)
+            if branch != fork.own and place not in self._forked_at:
+                found = self._batch_at(*place)
+                if found is None:
+                    continue
+                self._forked_at[place] = found
+            if branch != fork.own:
+                yield self._forked_at[place]
 
     def _cleared(self, author: bytes, own: int | None, seq: int, waits_for: list[Mark]) -> Standing:
         """IN: the latest decisions in force agree on the branch `own` at this fork; disagreement clears nothing."""

@@ -57,6 +57,7 @@ VIEW: tuple[str, ...] = (
         document TEXT, epoch INTEGER, change BLOB, batch BLOB NOT NULL, entry INTEGER NOT NULL, hlc INTEGER NOT NULL,
         PRIMARY KEY (document, epoch, change)) WITHOUT ROWID;
     CREATE INDEX document_changes_order ON document_changes (hlc, batch, entry);
+    CREATE TABLE document_caches (document TEXT, epoch INTEGER, saved BLOB NOT NULL, PRIMARY KEY (document, epoch));
     CREATE TABLE no_effect (
         batch BLOB, entry INTEGER, author BLOB NOT NULL, seq INTEGER NOT NULL, hlc INTEGER NOT NULL, kind TEXT NOT NULL,
         reason TEXT NOT NULL, PRIMARY KEY (batch, entry)) WITHOUT ROWID;

@@ -140,6 +140,16 @@ class ViewStore(IndexStore):
         )
         return [((document, epoch), change) for document, epoch, change in self._rows(query, position)]
 
+    def document_cache(self, name: tuple[str, int]) -> bytes | None:
+        """A saved document; the caller checks whether it still fits."""
+        query = "SELECT saved FROM document_caches WHERE document = ? AND epoch = ?"
+        return next((saved for (saved,) in self._rows(query, name)), None)
+
+    def keep_documents(self, caches: Iterable[tuple[tuple[str, int], bytes]]) -> None:
+        """Save documents for the next start."""
+        rows = [(document, epoch, saved) for (document, epoch), saved in caches]
+        self._db.executemany("INSERT OR REPLACE INTO document_caches VALUES (?, ?, ?)", rows)
+
     def replace(self, row: type[Row], keys: Iterable[Sequence[Value]], rows: Iterable[Row]) -> None:
         """Set derived rows: those with these keys go, these come. Derived rows are not journalled."""
         if row not in DERIVED:

@@ -128,7 +128,7 @@ class PqChannel(ssl.SSLObject):
     def _peer_certificate(self) -> x509.Certificate | None:
         try:
             return self._connection.get_peer_certificate(as_cryptography=True)
-        except ValueError as err:  # OpenSSL read it, the stricter parser of cryptography did not
+        except (ValueError, x509.InvalidVersion) as err:  # OpenSSL read it, cryptography's stricter parser did not
             raise TlsFailure(error("tls.certificate", reason="it cannot be parsed")) from err
 
     # ---- data

@@ -72,7 +72,7 @@ class Dialler:
             await session.close()
             if isinstance(err, TimeoutError):
                 raise error("tls.handshake_timeout", seconds=self._limits.handshake_s) from err
-            if isinstance(err, ClientError | OSError):
+            if isinstance(err, ClientError | OSError | ValueError):  # ValueError: no host can have such a name
                 raise _explained(err, address) from err
             raise
         return WebSocketStream(socket, channel.peer, self._limits, session.close)
@@ -112,7 +112,7 @@ async def _refuse_redirects(request: ClientRequest, handler: ClientHandlerType) 
     return response
 
 
-def _explained(err: ClientError | OSError, address: Address) -> X0tError:
+def _explained(err: ClientError | OSError | ValueError, address: Address) -> X0tError:
     for cause in _causes(err):
         match cause:
             case TlsFailure():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -27,6 +27,8 @@ _BACKLOG: Final = 128  # connections that the kernel holds until the loop takes 
 _HANDLERS_S: Final = 0.25  # for handlers to end once their streams are closed, and again once cancelled
 _TLS_ONLY: Final = b"HTTP/1.1 400 Bad Request\r\nX0t-Refusal: tls.plain\r\nConnection: close\r\n\r\n"
 
+Contain = Callable[[str, Awaitable[None]], Awaitable[None]]  # (what, work): a fault of ours is raised as an X0tError
+
 
 class StreamHandler(Protocol):
     """Serves the streams of one route. Its return closes the stream; an `X0tError` is told to the peer."""
@@ -34,6 +36,11 @@ class StreamHandler(Protocol):
     async def handle(self, peer: PeerIdentity, stream: Stream) -> None:
         """Live as long as the stream."""
         ...
+
+
+async def uncontained(_what: str, work: Awaitable[None]) -> None:
+    """Lets a fault end the listener: for tests, where it must be seen."""
+    await work
 
 
 def peer_of(request: web.BaseRequest) -> PeerIdentity:
@@ -45,13 +52,19 @@ def peer_of(request: web.BaseRequest) -> PeerIdentity:
 
 
 class Listener:
-    """One TCP port. Mount and add routes before `start`; `refusals` counts by error key for ever."""
+    """One TCP port. Mount and add routes before `start`; `refusals` counts by error key for ever.
 
-    def __init__(self, credentials: Credentials, permitted: Permitted, limits: Limits) -> None:
+    `contain` bounds what a stranger may make fail in us: one handshake, and not the listener.
+    """
+
+    def __init__(
+        self, credentials: Credentials, permitted: Permitted, limits: Limits, contain: Contain = uncontained
+    ) -> None:
         self.refusals: Final[Counter[str]] = Counter()
         self._credentials = credentials
         self._permitted = permitted
         self._limits = limits
+        self._contain = contain
         self._verdict = Verdict(permitted, credentials.now_ms)
         self._app = web.Application()
         self._app.on_shutdown.append(self._leave_streams)
@@ -138,8 +151,9 @@ class Listener:
             return
         if len(self._newcomers) >= self._limits.half_open:
             self._make_room()
-        task = self._tasks.create_task(self._welcome(raw))
-        self._newcomers[task] = str(raw.get_extra_info("peername", ("?",))[0])
+        host = str(raw.get_extra_info("peername", ("?",))[0])
+        task = self._tasks.create_task(self._receive(raw, host))
+        self._newcomers[task] = host
         task.add_done_callback(lambda done: self._newcomers.pop(done, None))
 
     def _make_room(self) -> None:
@@ -148,6 +162,12 @@ class Listener:
         del self._newcomers[oldest]
         self.refusals["tls.half_open"] += 1
         oldest.cancel()
+
+    async def _receive(self, raw: asyncio.Transport, host: str) -> None:
+        try:
+            await self._contain(f"the handshake with {host}", self._welcome(raw))
+        except X0tError as fault:
+            self.refusals[fault.key] += 1
 
     async def _welcome(self, raw: asyncio.Transport) -> None:
         gate = Gate(raw, self._forget)

@@ -57,10 +57,14 @@ def identify(certificate: x509.Certificate, now_ms: int) -> PeerIdentity:
         kind = type(key).__name__.removesuffix("PublicKey").strip("_")
         raise error("tls.certificate", reason=f"its key is {kind}")
     now = datetime.fromtimestamp(now_ms / 1000, UTC)
-    if now < certificate.not_valid_before_utc:
-        raise error("tls.peer_not_yet", start=certificate.not_valid_before_utc.isoformat())
-    if now > certificate.not_valid_after_utc:
-        raise error("tls.peer_expired", end=certificate.not_valid_after_utc.isoformat())
+    try:
+        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except ValueError as err:  # the year 0
+        raise error("tls.certificate", reason="its times cannot be read") from err
+    if now < start:
+        raise error("tls.peer_not_yet", start=start.isoformat())
+    if now > end:
+        raise error("tls.peer_expired", end=end.isoformat())
     public_key = key.public_bytes_raw()
     return PeerIdentity(node_id(public_key).raw, public_key)
 

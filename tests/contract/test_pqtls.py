@@ -15,7 +15,7 @@ from OpenSSL import SSL
 from OpenSSL._util import lib as openssl
 
 from appliance.core.limits import Limits
-from tests.unit.transport.manners import BAD_CERTIFICATES, BAD_TLS, ECDSA, MLDSA, UPGRADE, Manners, make_id
+from tests.unit.transport.manners import BAD_CERTIFICATES, BAD_TLS, ECDSA, MLDSA, UNPARSED, UPGRADE, Manners, make_id
 from tests.unit.transport.rig import (
     HOST,
     QUICK,
@@ -94,6 +94,16 @@ class TestTheListenerRefuses:
         assert f"X0t-Refusal: {key}".encode() in head
         assert json.loads(body)["key"] == key
         assert echo.peers == []
+
+    async def test_a_certificate_that_only_openssl_can_read(self, node: Node, tmp_path: Path) -> None:
+        async with (
+            listening(node) as served,
+            raw_client(UNPARSED.context(tmp_path), served.address) as client,
+        ):
+            await client.handshake()  # TLS 1.3: the client is done before it is judged
+            with pytest.raises((EOFError, OSError)):
+                await client.receive()
+            await counted(served.listener, "tls.certificate")
 
     async def test_a_stranger_who_says_nothing(self, node: Node, tmp_path: Path) -> None:
         async with (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.transport.dialler import Address
-from tests.unit.transport.manners import BAD_CERTIFICATES, BAD_TLS, MLDSA, Manners, make_id
+from tests.unit.transport.manners import BAD_CERTIFICATES, BAD_TLS, MLDSA, UNPARSED, Manners, make_id
 from tests.unit.transport.rig import (
     Node,
     RawTls,
@@ -52,6 +52,10 @@ class TestTheDiallerRefuses:
             assert (await refusal_of(node, address)).key == key
         assert b"".join(got) == b""
 
+    async def test_a_certificate_that_only_openssl_can_read(self, node: Node, tmp_path: Path) -> None:
+        async with raw_server(UNPARSED.context(tmp_path), never) as address:
+            assert (await refusal_of(node, address)).key == "tls.certificate"
+
     async def test_another_key_than_expected_even_if_permitted(self, node: Node, friend: Node) -> None:
         async with listening(friend) as served:
             refusal = await refusal_of(node, served.address, expected=bytes(32))
@@ -84,6 +88,10 @@ class TestTheDiallerRefuses:
             pass
         refusal = await refusal_of(node, address)
         assert (refusal.key, refusal.detail["address"]) == ("tls.unreachable", str(address))
+
+    @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".org", "ho st", "a/b", "::g", "%", "a\0b", "\u202ehost"])
+    async def test_an_address_that_cannot_be_one(self, node: Node, host: str) -> None:
+        assert (await refusal_of(node, Address(host, 7330))).key == "tls.unreachable"
 
     @pytest.mark.parametrize(
         "answer, reason",

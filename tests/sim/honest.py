@@ -40,8 +40,9 @@ def honest_entry(
             return _grant(node, other, grants, rng)
         case "revoke":
             head = node.engine.authority.live_head(other.id)
-            cut = (head.seq, head.hash) if head is not None else (0, None)
-            return None if other is node.member else RevokeEntry(other.id, (), *cut, "")
+            if other is node.member:
+                return None
+            return RevokeEntry(other.id, (), head.seq if head else 0, head.hash if head else None, "")
         case "thaw":
             frozen = [name for name in node.engine.authority.forked_authors() if name != node.member.id]
             author = rng.choice(frozen) if frozen else None

@@ -6,8 +6,10 @@ goes. `acknowledged` are the batches of which the node said that they are safe; 
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +28,20 @@ from appliance.storage.view import ViewStore
 from tests.faults.crash_vfs import Disk, Recorder
 from tests.sim.world import Dump, Member, Mesh
 
+MEMORY = Path(":memory:")
 _RECORDERS: dict[str, Recorder] = {}  # a VFS is registered once in a process
+
+
+@functools.cache
+def _empty_files() -> dict[str, bytes]:
+    """The databases of a node that has seen nothing: made once, for it takes milliseconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        for store in (LogStore(Path(folder) / "log.db"), ViewStore(Path(folder) / "view.db")):
+            store.close()
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+_parse = functools.lru_cache(4096)(parse_batch)  # each node gets the same bytes
 
 
 class PowerCutError(Exception):
@@ -36,18 +51,23 @@ class PowerCutError(Exception):
 class Node:
     """One replica. Whoever calls brings the time."""
 
-    def __init__(self, mesh: Mesh, member: Member, name: str, folder: Path) -> None:
+    def __init__(self, mesh: Mesh, member: Member, name: str, folder: Path | None) -> None:
+        """Without a folder the node lives in memory, and its power stays on."""
         self.mesh = mesh
         self.member = member
         self.name = name
-        self.folder = folder / name
-        self.folder.mkdir()
         self.acknowledged: set[bytes] = set()
         self.cuts = 0
-        self._recorder = _RECORDERS.setdefault(name, Recorder(f"sim-{name}"))
+        self._folder = folder
+        if name not in _RECORDERS:
+            _RECORDERS[name] = Recorder(f"sim-{name}")
+        self._recorder = _RECORDERS[name]
         self._recorder.ops.clear()
         self._disk = Disk()
         self._dies_at: int | None = None
+        if folder is not None:
+            self._disk._safe = {file: bytearray(data) for file, data in _empty_files().items()}
+            self._write_files()
         self.start()
 
     @property
@@ -56,8 +76,11 @@ class Node:
 
     def start(self) -> None:
         """Open what is on the disk."""
-        self.log = LogStore(self.folder / "log.db", vfs=self._recorder.vfs_name)
-        self.view = ViewStore(self.folder / "view.db", vfs=self._recorder.vfs_name)
+        if self._folder is None:
+            self.log, self.view = LogStore(MEMORY), ViewStore(MEMORY)
+        else:
+            self.log = LogStore(self._folder / "log.db", vfs=self._recorder.vfs_name)
+            self.view = ViewStore(self._folder / "view.db", vfs=self._recorder.vfs_name)
         identity = Identity(self.mesh.id, self.mesh.authority_key)
         self.engine = Engine(identity, self.log, self.view, self.mesh.verify, self.limits)
         self.engine.load()
@@ -80,7 +103,7 @@ class Node:
         refused: list[tuple[bytes | None, str]] = []
         for blob in blobs:
             try:
-                checked.append((parse_batch(blob, self.limits), False))
+                checked.append((_parse(blob, self.limits), False))
             except X0tError as err:
                 refused.append((None, err.key))
         taken = self.engine.take(checked, now_ms)
@@ -135,8 +158,8 @@ class Node:
 
     # -- power
 
-    def die_at(self, call: int) -> None:
-        """The power goes at this call to the disk of the next piece of work, counted round."""
+    def die_at(self, call: int | None) -> None:
+        """The power goes at this call to the disk of the next piece of work, counted round; None: it does not."""
         self._dies_at = call
 
     def cut_power(self) -> None:
@@ -146,11 +169,12 @@ class Node:
 
     def come_back(self, rng: random.Random) -> None:
         """After a power cut: what the disk kept is opened."""
-        shutil.rmtree(self.folder)
-        self.folder.mkdir()
-        self._disk.cut(self.folder, rng)
+        assert self._folder is not None
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
+        self._disk.cut(self._folder, rng)
         self._disk = Disk()
-        for path in self.folder.iterdir():
+        for path in self._folder.iterdir():
             self._disk._safe[path.name] = bytearray(path.read_bytes())
         self._recorder.ops.clear()
         self.cuts += 1
@@ -160,6 +184,12 @@ class Node:
         for op in self._recorder.ops[:reached]:
             self._disk.do(op)
         self.engine.close()  # what closing writes never reaches the disk
+
+    def _write_files(self) -> None:
+        assert self._folder is not None
+        self._folder.mkdir()
+        for file, data in self._disk._safe.items():
+            (self._folder / file).write_bytes(data)
 
     def _flushed(self) -> None:
         for op in self._recorder.ops:

@@ -200,6 +200,20 @@ async def test_a_node_that_dials_itself_gives_that_address_up() -> None:
         assert links.dialling()[0].note == "this is the node itself"
 
 
+async def test_a_fault_in_dialling_one_target_leaves_the_others_up() -> None:
+    net = Net()
+
+    def answer(target: Target) -> NodeId:
+        if target.address == AT_C:
+            raise ValueError("an error that nobody foresaw")
+        return B
+
+    net.answers = answer
+    async with links_of(A, net, Target(AT_C), Target(AT_B)) as (links, _):
+        await until(links, lambda: B in links.up())
+        assert [dialling.note for dialling in links.dialling() if "daemon.fault" in dialling.note]
+
+
 async def test_an_unwanted_target_is_no_longer_dialled() -> None:
     net = Net()
     async with links_of(A, net, Target(AT_B, B)) as (links, _):

@@ -239,7 +239,7 @@ async def test_after_a_fault_of_the_program_nobody_waits_for_ever(node: Node) ->
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context.get("exception")))
     async with node.live() as replica:
         async with held(replica):
-            broken = asyncio.ensure_future(replica.run(lambda _: 1 // 0))
+            broken = asyncio.ensure_future(replica.edit(lambda _engine, now_ms: [hello("never")] * (now_ms // 0)))
             waiting = asyncio.ensure_future(replica.append(hello("waits")))
         ended = await asyncio.gather(broken, waiting, replica.append(hello("later")), return_exceptions=True)
     assert [isinstance(err, X0tError) and err.key for err in ended] == ["replica.corrupt"] * 3
@@ -268,3 +268,10 @@ async def test_a_full_disk_fails_who_waits_and_nothing_half_is_left(node: Node, 
     await asyncio.to_thread(node.member.start)
     assert node.member.dump() == live
     node.member.engine.close()
+
+
+async def test_a_fault_in_a_query_is_its_callers_alone(node: Node) -> None:
+    async with node.live() as replica:
+        with pytest.raises(ZeroDivisionError):
+            await replica.run(lambda _: 1 // 0)
+        assert (await replica.append(hello("still here"))).effects[0].ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -247,8 +248,6 @@ def test_damage_is_found_and_coded(tmp_path: Path) -> None:
     for page in range(2, len(data) // 4096):
         data[page * 4096 : page * 4096 + 8] = b"\xff" * 8
     (tmp_path / "view.db").write_bytes(data)
-    damaged = ViewStore(tmp_path / "view.db")
-    with pytest.raises(IntegrityError) as failed:
+    with pytest.raises(IntegrityError) as failed, closing(ViewStore(tmp_path / "view.db")) as damaged:
         list(damaged.dump_all())
     assert failed.value.key == "replica.corrupt"
-    damaged.close()

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from OpenSSL._util import lib as openssl
 
 from appliance.core.ids import node_id
@@ -31,6 +31,23 @@ def certificate(key: Key, start: timedelta = timedelta(days=-1), days: int = 30)
     return builder.sign(key, None if is_mldsa else hashes.SHA256())
 
 
+def with_version(der: bytes, version: int) -> bytes:
+    """The certificate with another version number: OpenSSL takes it, cryptography does not."""
+    place = der.index(bytes.fromhex("a0030201")) + 4  # [0] INTEGER, RFC 5280 section 4.1
+    return der[:place] + bytes([version]) + der[place + 1 :]
+
+
+def from_year_0(der: bytes) -> bytes:
+    """The certificate, valid from a year on that no date of Python has."""
+    place = der.index(b"\x17\x0d")  # UTCTime
+    longer = b"\x18\x0f00000101000000Z"  # GeneralizedTime, two bytes longer
+    changed = bytearray(der[:place] + longer + der[place + 15 :])
+    changed[place - 1] += 2  # the size of both times
+    for size in (2, 6):  # of the certificate, of what is signed
+        changed[size : size + 2] = (int.from_bytes(changed[size : size + 2], "big") + 2).to_bytes(2, "big")
+    return bytes(changed)
+
+
 @dataclass(frozen=True)
 class Manners:
     """How a hostile end does TLS."""
@@ -39,6 +56,7 @@ class Manners:
     cert: x509.Certificate | None = None
     groups: bytes = b"X25519MLKEM768"
     version: int = SSL.TLS1_3_VERSION
+    der: bytes | None = None  # instead of `cert`: one that only OpenSSL can read
 
     def context(self, directory: Path) -> SSL.Context:
         context = SSL.Context(SSL.TLS_METHOD)
@@ -51,7 +69,10 @@ class Manners:
             file = directory / f"hostile-{id(self)}.pem"
             file.write_bytes(self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
             context.use_privatekey_file(str(file))
-            context.use_certificate(self.cert or certificate(self.key))
+            if self.der is None:
+                context.use_certificate(self.cert or certificate(self.key))
+            else:
+                context.use_certificate(crypto.load_certificate(crypto.FILETYPE_ASN1, self.der))
         return context
 
 
@@ -66,6 +87,8 @@ ECDSA = ec.generate_private_key(ec.SECP384R1())
 RSA = rsa.generate_private_key(65537, 2048)
 EXPIRED = certificate(MLDSA, timedelta(days=-3), days=2)
 NOT_YET = certificate(MLDSA, timedelta(hours=1))
+DER = certificate(MLDSA).public_bytes(Encoding.DER)
+UNPARSED = Manners(MLDSA, der=with_version(DER, 9))  # refused within the handshake, under tls.certificate
 
 # A TLS end that ends in an alert: how it behaves, the key under which the node refuses it.
 BAD_TLS = {
@@ -82,6 +105,7 @@ BAD_CERTIFICATES = {
     "RSA": (Manners(RSA), "tls.certificate"),
     "ML-DSA-44": (Manners(MLDSA44), "tls.certificate"),
     "expired": (Manners(MLDSA, EXPIRED), "tls.peer_expired"),
+    "from the year 0": (Manners(MLDSA, der=from_year_0(DER)), "tls.certificate"),
     "not yet valid": (Manners(MLDSA, NOT_YET), "tls.peer_not_yet"),
     "unknown key": (Manners(MLDSA), "tls.peer_unknown"),
 }

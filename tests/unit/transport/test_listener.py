@@ -4,10 +4,12 @@ import asyncio
 import gc
 import time
 import warnings
+from collections.abc import Awaitable
 
 import pytest
 from aiohttp import web
 
+from appliance.core.errors import error
 from appliance.core.ids import NodeId
 from appliance.core.limits import LIMITS, Limits
 from appliance.transport.dialler import Address
@@ -15,7 +17,7 @@ from appliance.transport.listener import Listener, StreamHandler, peer_of
 from appliance.transport.peers import PeerIdentity
 from appliance.transport.stream import SYNC_PATH, Stream
 from tests.unit.transport.manners import UPGRADE, Manners
-from tests.unit.transport.rig import HOST, Echo, Node, listening, raw_client, until
+from tests.unit.transport.rig import HOST, Echo, Node, listening, raw_client, refusal_of, until
 
 
 async def test_further_routes_are_served_to_members_and_know_who_asks(alice: Node, bob: Node) -> None:
@@ -154,6 +156,33 @@ async def test_it_runs_as_a_job_until_cancelled(alice: Node, bob: Node) -> None:
         job.cancel()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(HOST, ports[0])
+
+
+async def test_a_fault_of_ours_in_one_handshake_ends_that_alone(alice: Node, bob: Node) -> None:
+    faulty = {bob.id}
+
+    def permitted(node: bytes) -> bool:
+        if node in faulty:
+            raise LookupError("an error that nobody foresaw")
+        return True
+
+    async def contain(what: str, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except LookupError as err:
+            raise error("daemon.fault", what=what) from err
+
+    listener = Listener(alice.credentials, permitted, LIMITS, contain)
+    listener.mount(SYNC_PATH, Echo())
+    async with asyncio.TaskGroup() as tasks:
+        address = Address(HOST, await listener.start(tasks, HOST, 0))
+        try:
+            await refusal_of(bob, address)
+            assert set(listener.refusals) == {"daemon.fault"}
+            faulty.clear()
+            await (await bob.dialler().open(address)).close()
+        finally:
+            await listener.stop()
 
 
 async def test_a_port_in_use_is_an_os_error(alice: Node, bob: Node) -> None:
