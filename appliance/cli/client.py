@@ -115,7 +115,16 @@ class Client:
             raise error("control.interrupted") from err
         if response.status >= http.client.BAD_REQUEST:
             try:
-                raise as_error(msgspec.json.decode(response.read(), type=Problem))
+                raise _refusal(response)
             finally:
                 connection.close()
         return connection, response
+
+
+def _refusal(response: http.client.HTTPResponse) -> Exception:
+    try:
+        return as_error(msgspec.json.decode(response.read(), type=Problem))
+    except msgspec.DecodeError:  # the HTTP server's own: it could not read the request so far as to ask the daemon
+        return error("control.request", reason=f"HTTP status {response.status} {response.reason}")
+    except (OSError, http.client.HTTPException):
+        return error("control.interrupted")

@@ -11,6 +11,7 @@ from appliance.core.errors import error
 
 def write_file(target: Path, data: bytes) -> None:
     """Write through a temporary file in the same directory and rename it, durably. Raises `control.file`."""
+    part = None
     try:
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".x0t-", delete=False) as part:
             part.write(data)
@@ -18,4 +19,6 @@ def write_file(target: Path, data: bytes) -> None:
             os.fsync(part.fileno())
         Path(part.name).replace(target)
     except OSError as err:
+        if part is not None:
+            Path(part.name).unlink(missing_ok=True)
         raise error("control.file", path=str(target), reason=err.strerror or str(err)) from err

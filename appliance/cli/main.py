@@ -7,6 +7,7 @@ later), 6 integrity (stop). An error is one message and one hint, never a traceb
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ import click
 
 from appliance.cli.problem import RemoteError
 from appliance.core import paths
-from appliance.core.errors import X0tError
+from appliance.core.errors import X0tError, error
+from appliance.core.printable import printable
 
 NOUNS = {  # noun: (module, what it says of itself)
     "author": ("author", "Decide on authors whose log forked."),
@@ -65,8 +67,14 @@ def cli(ctx: click.Context, socket_path: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    _prepare_output()
     try:
         code = run(arguments)
+        sys.stdout.flush()  # here, where a full disk can still be said
+    except BrokenPipeError:
+        code = _leave_pipe()
+    except OSError as err:
+        code = _refuse(error("control.file", path=err.filename or "standard output", reason=err.strerror or err))
     except Exception as err:
         if os.environ.get("X0T_DEBUG"):
             raise
@@ -80,10 +88,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         result = cli.main(args=arguments, prog_name="x0t", standalone_mode=False)
     except (X0tError, RemoteError) as err:
-        if os.environ.get("X0T_DEBUG"):
-            raise
-        say(f"x0t: {err}", err.hint)
-        return err.exit_code
+        return _refuse(err)
+    except UnicodeEncodeError:  # an argument in another encoding than that of the locale
+        return _refuse(error("control.request", reason="an argument is no text in the encoding of the locale"))
     except click.ClickException as err:
         err.show()
         return err.exit_code
@@ -91,11 +98,34 @@ def run(arguments: Sequence[str] | None = None) -> int:
         say("x0t: stopped.", "")
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - or the interpreter flushes into the pipe again
-        return UNEXPECTED
+        return _leave_pipe()
     return result if isinstance(result, int) else 0
 
 
 def say(message: str, hint: str) -> None:
-    """An error on standard error."""
-    sys.stderr.write(message + "\n" + (f"  {hint}\n" if hint else ""))
+    """An error on standard error, which may quote what a peer or a file said."""
+    sys.stderr.write(printable(message) + "\n" + (f"  {printable(hint)}\n" if hint else ""))
+
+
+def _refuse(err: X0tError | RemoteError) -> int:
+    if os.environ.get("X0T_DEBUG"):
+        raise err
+    say(f"x0t: {err}", err.hint)
+    return err.exit_code
+
+
+def _leave_pipe() -> int:
+    sys.stdout = _nowhere()  # or the interpreter flushes into the pipe again
+    return UNEXPECTED
+
+
+def _prepare_output() -> None:
+    """Write what the locale cannot as an escape; and nowhere if the shell closed the output."""
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _nowhere() -> io.TextIOWrapper:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - it stays open until the end

@@ -1,5 +1,7 @@
 """Output: data on standard output, talk on standard error; tables for people, one JSON document with --json.
 
+What others wrote (a name, a note, an error of a peer) is shown with its control characters escaped.
+
 rich is imported only when a table or a bar is really drawn, because it costs more than the rest of the command.
 """
 
@@ -12,6 +14,7 @@ from contextlib import contextmanager
 import msgspec
 
 from appliance.core.errors import error
+from appliance.core.printable import printable, printable_json
 from appliance.core.records import Progress, Receipt
 
 Cell = str | int | bool | tuple[str, ...]
@@ -47,7 +50,8 @@ class Output:
 
     def json(self, value: object) -> None:
         """The answer as one JSON document."""
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        sys.stdout.buffer.write(printable_json(text).encode() + b"\n")
         sys.stdout.flush()
 
     def done(self, record: object, text: str) -> None:
@@ -67,11 +71,12 @@ class Output:
 
     def text(self, text: str) -> None:
         """A line of data."""
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(printable(text) + "\n")
+        sys.stdout.flush()
 
     def talk(self, text: str) -> None:
         """A line for the person who started the command."""
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
 
     @contextmanager
@@ -95,11 +100,11 @@ def _text(value: Cell) -> str:
         case bool():
             return "yes" if value else "no"
         case tuple():
-            return ", ".join(value) or "-"
+            return printable(", ".join(value)) or "-"
         case int():
             return f"{value:,}"
         case str():
-            return value or "-"
+            return printable(value) or "-"
 
 
 def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 
 from appliance.core.errors import X0tError
 from appliance.core.ids import NodeId
-from appliance.daemon.links import Dialling, Target, parse_target
+from appliance.daemon.links import Dialling
+from appliance.daemon.target import Target, parse_target
 from appliance.replica.rows import NodeRow
 
 PATIENCE = 3  # failures after which another one gets its turn

@@ -24,6 +24,9 @@ from appliance.core.limits import Limits
 SECONDS: Mapping[str, object] = {"unit": "duration"}
 BYTES: Mapping[str, object] = {"unit": "size"}
 
+PORTS = 65_535  # RFC 9293 section 3.1
+HostPort: TypeAlias = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]+:[0-9]{1,5}$", max_length=256)]
+FilePath: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
@@ -35,7 +38,7 @@ class ControlSettings(_Table, frozen=True):
     """The socket that `x0t` speaks to."""
 
     socket: Annotated[
-        str,
+        FilePath,
         Meta(description="Path of the control socket. Empty: /run/x0t/x0td.sock as root, else $XDG_RUNTIME_DIR/x0t/."),
     ] = ""
 
@@ -52,7 +55,7 @@ class NodeSettings(_Table, frozen=True):
 
     name: Annotated[str, Meta(max_length=64, description="Name for people. Empty: the host name.")] = ""
     endpoints: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^\S+:\d{1,5}$")], ...],
+        tuple[HostPort, ...],
         Meta(max_length=8, description="host:port pairs where others reach this node; announced to the mesh."),
     ] = ()
 
@@ -60,7 +63,7 @@ class NodeSettings(_Table, frozen=True):
 class PeerSettings(_Table, frozen=True):
     """A node to dial and to keep a link with; repeat the table for several."""
 
-    address: Annotated[str, Meta(pattern=r"^\S+:\d{1,5}$", description="host:port of the peer.")]
+    address: Annotated[HostPort, Meta(description="host:port of the peer.")]
     node: Annotated[str, Meta(description="Node id that must answer there. Empty: any member.")] = ""
 
 
@@ -124,7 +127,8 @@ class Config(_Table, frozen=True):
     """All settings of the daemon."""
 
     data_dir: Annotated[
-        str, Meta(description="Directory of keys and databases. Empty: /var/lib/x0t as root, else $XDG_DATA_HOME/x0t.")
+        FilePath,
+        Meta(description="Directory of keys and databases. Empty: /var/lib/x0t as root, else $XDG_DATA_HOME/x0t."),
     ] = ""
     control: ControlSettings = ControlSettings()
     listen: ListenSettings = ListenSettings()
@@ -160,6 +164,8 @@ def parse(text: str, file: str = "<text>") -> Config:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as err:
         raise error("config.file", path=file, reason=str(err)) from err
+    except RecursionError as err:
+        raise error("config.file", path=file, reason="it is nested too deeply") from err
     read = _read_table(table, Config, "", file)
     try:
         config = msgspec.convert(read, Config)
@@ -169,6 +175,8 @@ def parse(text: str, file: str = "<text>") -> Config:
         raise error("config.value", path=file, name=setting, reason=_sentence(expected)) from err
     for number, peer in enumerate(config.peers):
         _check_peer(peer, number, file)
+    for number, endpoint in enumerate(config.node.endpoints):
+        _check_address(endpoint, f"node.endpoints[{number}]", file)
     return config
 
 
@@ -214,7 +222,14 @@ def _seconds(text: str) -> int:
     return whole_s
 
 
+def _check_address(address: str, name: str, file: str) -> None:
+    """The port, which the pattern of the setting leaves open."""
+    if not 0 < int(address.rpartition(":")[2]) <= PORTS:
+        raise error("config.value", path=file, name=name, reason=f"ports are from 1 to {PORTS}")
+
+
 def _check_peer(peer: PeerSettings, number: int, file: str) -> None:
+    _check_address(peer.address, f"peers[{number}].address", file)
     if not peer.node:
         return
     try:

@@ -16,6 +16,7 @@ MESH_JOINED = "mesh.joined"  # a mesh descriptor was taken in; mesh, name
 AUTHORITY_KEY_IN_FILE = "mesh.authority_key_in_file"  # the authority key lies on this disk; path
 JOB_FAILED = "job.failed"  # one round of a job failed and is tried again; job, error
 JOB_GIVEN_UP = "job.given_up"  # a job used up its restarts; job, failures
+LIBRARY = "library.message"  # a library warned of something; library, text
 FAULT = "daemon.fault"  # a part failed that a peer may have made fail, and ended alone; what
 LINK_UP = "link.up"  # a peer is connected; peer, address, direction
 LINK_DOWN = "link.down"  # a peer is gone; peer, address, reason

@@ -12,31 +12,22 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-import msgspec
 import structlog
 
-from appliance.core.errors import DeniedError, IntegrityError, X0tError, error
+from appliance.core.errors import DeniedError, IntegrityError, X0tError
 from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
 from appliance.daemon import events
 from appliance.daemon.changes import Changes
 from appliance.daemon.supervisor import contain
+from appliance.daemon.target import Target
 from appliance.replica.sync_pacing import PeerLedger
-from appliance.transport.dialler import Address, backoff_s
+from appliance.transport.address import Address
+from appliance.transport.dialler import backoff_s
 from appliance.transport.peers import PeerIdentity
 from appliance.transport.stream import Stream
 
 SETTLED_S = 10.0  # a link that held this long starts the next backoff from its minimum
-
-
-class Target(msgspec.Struct, frozen=True):
-    """Somebody to dial. Without a node id, any member that answers there will do."""
-
-    address: Address
-    node: NodeId | None = None
-
-    def __str__(self) -> str:
-        return f"{self.node}@{self.address}" if self.node else str(self.address)
 
 
 Dial = Callable[[Target], Awaitable[Stream]]
@@ -290,16 +281,3 @@ class Links:
 
 def _now_ms() -> int:
     return int(asyncio.get_running_loop().time() * 1000)
-
-
-def parse_target(text: str) -> Target:
-    """`host:port`, `[v6]:port`, or either after `nodeid@`. Raises `mesh.peer` or `id.text`."""
-    node, at, address = text.rpartition("@")
-    host, _, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise error("mesh.peer", text=text)
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise error("mesh.peer", text=text)
-    return Target(Address(host, int(port)), NodeId.parse(node) if at else None)

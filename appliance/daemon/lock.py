@@ -6,6 +6,7 @@ one is refused. The kernel drops the lock when the process ends, however it ends
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -24,20 +25,31 @@ class DataDir:
 
     def __enter__(self) -> DataDir:
         _make_private(self.path)
-        fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._take()
         except OSError as err:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-            os.close(fd)
-            raise error("replica.locked", path=str(self.path), pid=holder or "unknown") from err
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        self._fd = fd
+            self.__exit__(None, None, None)
+            raise error("config.data_dir", path=str(self.path), reason=f"lock: {err.strerror}") from err
         return self
 
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
+            self.__exit__(None, None, None)
+            raise error("replica.locked", path=str(self.path), pid=holder or "unknown") from err
+        os.ftruncate(self._fd, 0)
+        try:
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as err:  # the name of the holder is a comfort: a full disk must not keep a node from reading
+            if err.errno != errno.ENOSPC:
+                raise
+
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
         self._fd = -1
 
 
@@ -47,8 +59,9 @@ def _make_private(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
         info = path.lstat()
-    except OSError as err:
-        raise error("config.data_dir", path=str(path), reason=err.strerror or str(err)) from err
+    except (OSError, ValueError) as err:  # ValueError: a path with a null byte
+        reason = getattr(err, "strerror", None) or err
+        raise error("config.data_dir", path=str(path), reason=reason) from err
     if not stat.S_ISDIR(info.st_mode):
         raise error("config.data_dir", path=str(path), reason="it is not a directory")
     if info.st_uid != os.geteuid():

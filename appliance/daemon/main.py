@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def start(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; returns the exit code."""
+    _fill_standard_files()
     asked = _arguments(arguments)
     os.umask(0o077)  # nothing that this process makes is for others
     memory.bound_arenas()
@@ -70,6 +71,15 @@ def start(arguments: Sequence[str] | None = None) -> int:
         log.critical(events.DAEMON_FAILED, exc_info=True)
         return UNEXPECTED
     return 0
+
+
+def _fill_standard_files() -> None:
+    """Open the standard files that the parent left closed: else a database gets the number that C code complains to."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
 
 
 async def _run(config: Config) -> None:

@@ -22,7 +22,7 @@ import structlog
 from appliance.core.errors import error
 from appliance.core.ids import mesh_id
 from appliance.daemon import events
-from appliance.daemon.links import Target, parse_target
+from appliance.daemon.target import Target, parse_target
 from appliance.trust.descriptor import Descriptor, open_descriptor, seal_descriptor
 from appliance.trust.grants import Grant, Role, sign_grant
 from appliance.trust.keys import NodeKey, create_key, load_key
@@ -60,10 +60,13 @@ class Membership:
 
     def descriptor_blob(self) -> bytes | None:
         """The descriptor as it is carried to other nodes."""
+        path = self._dir / "mesh.x0t"
         try:
-            return (self._dir / "mesh.x0t").read_bytes()
+            return path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as err:
+            raise error("config.data_dir", path=str(path), reason=err.strerror or str(err)) from err
 
     def open(self, blob: bytes) -> Descriptor:
         """Check a descriptor that came from elsewhere."""
@@ -95,7 +98,7 @@ class Membership:
             texts = msgspec.json.decode((self._dir / "peers.json").read_bytes(), type=list[str])
         except FileNotFoundError:
             return []
-        except msgspec.DecodeError as err:
+        except (OSError, msgspec.DecodeError) as err:
             raise error("config.file", path=str(self._dir / "peers.json"), reason=str(err)) from err
         return [parse_target(text) for text in texts]
 

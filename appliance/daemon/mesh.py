@@ -20,9 +20,10 @@ from appliance.daemon import events, memory
 from appliance.daemon.aim import Aim
 from appliance.daemon.changes import Changes
 from appliance.daemon.config import Config
-from appliance.daemon.links import Links, Target, parse_target
+from appliance.daemon.links import Links
 from appliance.daemon.software import software
 from appliance.daemon.supervisor import Job
+from appliance.daemon.target import Target, parse_target
 from appliance.replica.batch import Sign, Verify
 from appliance.replica.operations import Operations
 from appliance.replica.queries import Queries

@@ -21,10 +21,10 @@ from appliance.core.ids import MeshId
 from appliance.daemon import events
 from appliance.daemon.config import Config
 from appliance.daemon.control.server import ControlServer
-from appliance.daemon.links import Target
 from appliance.daemon.membership import Membership, found
 from appliance.daemon.mesh import FollowedMesh
 from appliance.daemon.supervisor import Job, Supervisor
+from appliance.daemon.target import Target
 from appliance.trust.descriptor import Descriptor
 from appliance.trust.keys import NodeKey, format_public_key
 

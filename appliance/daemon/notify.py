@@ -9,6 +9,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+from appliance.core.printable import printable
+
 READY = "READY=1"
 STOPPING = "STOPPING=1"
 WATCHDOG = "WATCHDOG=1"
@@ -28,20 +30,23 @@ class Notifier:
         return self._watchdog_us / 2_000_000 if self._watchdog_us and self._address else None
 
     def send(self, *lines: str) -> bool:
-        """Send the lines in one datagram; True if the manager's socket took it."""
+        """Send the lines in one datagram; True if the manager's socket took it.
+
+        A line that holds a line end would be two: what others wrote must not become an order to the manager.
+        """
         if not self._address:
             return False
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
                 sock.connect(self._address)
-                sock.send("\n".join(lines).encode())
-            except OSError:
-                return False
+                sock.send("\n".join(printable(line) for line in lines).encode())
+        except OSError:
+            return False
         return True
 
     def status(self, text: str) -> bool:
         """Show one line of free text in `systemctl status`."""
-        return self.send("STATUS=" + text.replace("\n", " "))
+        return self.send("STATUS=" + text)
 
 
 def _watchdog_us(env: Mapping[str, str]) -> int:

@@ -6,16 +6,18 @@ import asyncio
 import time
 from pathlib import Path
 
+from appliance.core.errors import error
 from appliance.core.ids import MeshId
 from appliance.daemon.config import Config
 from appliance.daemon.control.routes import routes
 from appliance.daemon.control.server import ControlServer
-from appliance.daemon.links import Links, Target
+from appliance.daemon.links import Links
 from appliance.daemon.membership import Membership
 from appliance.daemon.mesh import FollowedMesh, Keys
 from appliance.daemon.node import Node
 from appliance.daemon.supervisor import contain
 from appliance.daemon.sync_driver import SyncDriver
+from appliance.daemon.target import Target
 from appliance.replica.authoring import Identity
 from appliance.replica.engine import Engine
 from appliance.replica.service import Replica, Writer
@@ -49,9 +51,11 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
     """An open replica with its listener, dialler and links."""
     limits = config.effective_limits()
     directory = Path(config.data_dir) / str(MeshId(descriptor.mesh))
+    credentials = await asyncio.to_thread(Credentials, key.path, now_ms)
+    if credentials.node_id != key.id:
+        raise error("key.changed", path=key.path)
     engine = await asyncio.to_thread(_engine, directory, descriptor, by, config)
     replica = await Replica(engine, Writer(key.id.raw, key.sign, now_ms), by.mldsa_verify, limits).__aenter__()
-    credentials = await asyncio.to_thread(Credentials, key.path, now_ms)
     mesh = FollowedMesh(config, descriptor, replica, Keys(key.sign, by.mldsa_verify))
     dialler = Dialler(credentials, mesh.answers, limits)
     driver = SyncDriver(replica, limits)

@@ -24,7 +24,8 @@ from appliance.core.limits import LIMITS
 from appliance.core.records import Batch, Conflict, FileAsk, Grant, Imported, Node, NoEffect
 from appliance.lab.rig import Machine, RigError, machines, refusal, wait_equal
 from appliance.transport.certificates import Credentials
-from appliance.transport.dialler import Address, Dialler
+from appliance.transport.address import Address
+from appliance.transport.dialler import Dialler
 from appliance.trust.keys import create_key, write_public_key
 
 NAMES = ("gateway", "press", "robot")

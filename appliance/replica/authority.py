@@ -90,10 +90,13 @@ class Authority(Standings):
         self._touched.append(Span(author, seq))
 
     def close_epoch(self, checkpoint: Mark, late: Iterable[Meta]) -> None:
-        """These batches lie before the checkpoint's horizon but not in its past."""
+        """These batches lie before the checkpoint's horizon, not in its past. If its digest is wrong it closes nothing."""
+        if checkpoint.void is not None:
+            self.checkpoints.remove(checkpoint)
         for meta in late:
             self.late.setdefault(meta.hash, (meta, []))[1].append(checkpoint)
             self._touched.append(Span(meta.author, meta.seq))
+        self._forget()
         self._unsettled = True
 
     def note_late(self, meta: Meta) -> list[tuple[bytes, bytes, int]]:

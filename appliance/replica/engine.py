@@ -188,7 +188,8 @@ class Engine:
                     outcome = self._take_one(batch, now_ms, verified=checked)
                 except X0tError as err:
                     self.refused[err.key] += 1
-                    refused.append((batch.hash, err.key))
+                    if batch is signed:  # one that had waited came from somebody else, maybe under a forged signature
+                        refused.append((batch.hash, err.key))
                     continue
                 if isinstance(outcome, Admitted):
                     admitted.append(outcome)

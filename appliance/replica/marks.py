@@ -15,6 +15,7 @@ from appliance.trust.grants import Grant, Role, implied_roles
 STRONG = frozenset({Role.OWNER, Role.ADMIN})  # only an owner takes these away
 OPENED = GrantEntry(grant=b"")  # stands for a signed grant, which is 5 KiB and stays in the log
 Rank = tuple[int, int, bytes]
+Key = tuple[int, bytes, int]  # place of a mark in the fold: (hlc, batch hash, entry index)
 
 
 class Standing(enum.Enum):
@@ -51,7 +52,7 @@ class Mark:
         self.stuck = False  # frozen, whatever else comes into force or out of it
 
     @property
-    def key(self) -> tuple[int, bytes, int]:
+    def key(self) -> Key:
         """Place in the fold: (hlc, batch hash, entry index)."""
         return (self.meta.hlc, self.meta.hash, self.index)
 

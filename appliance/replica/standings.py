@@ -7,13 +7,13 @@ again and again, until none is left. docs/adr/0010 has the rules in plain words,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from appliance.core.clock import hlc_ms
 from appliance.replica.ancestry import Ancestry, Fork, Meta
 from appliance.replica.circles import source_circles
 from appliance.replica.entries import CheckpointEntry
-from appliance.replica.marks import Mark, Rank, Standing
+from appliance.replica.marks import Key, Mark, Rank, Standing
 from appliance.trust.grants import Role
 
 IN, OUT, OPEN = Standing.IN, Standing.OUT, Standing.OPEN
@@ -31,7 +31,8 @@ class Standings:
         self.revocations: dict[bytes, list[Mark]] = {}  # by target
         self.thaws: dict[bytes, list[Mark]] = {}  # by frozen author
         self.checkpoints: list[Mark] = []
-        self._forked_at: dict[tuple[int, int], Meta] = {}  # batches at which logs fork, as far as they were asked for
+        self._covered: dict[tuple[Key, bytes], bool] = {}  # what was asked of checkpoints, until one is added
+        self._sides: dict[tuple[Key, int, tuple[int, ...]], frozenset[int]] = {}
         self.late: dict[bytes, tuple[Meta, list[Mark]]] = {}  # by hash: batches, and checkpoints that left them out
 
     def precedes(self, grant: Mark, meta: Meta) -> bool:
@@ -48,6 +49,11 @@ class Standings:
             if not kept and not any(self._covers(checkpoint, meta) for checkpoint in self.checkpoints):
                 return True
         return False
+
+    def _forget(self) -> None:
+        """Checkpoints or what came late to them have changed."""
+        self._covered.clear()
+        self._sides.clear()
 
     def _settle_all(self) -> None:
         for mark in self.marks:
@@ -171,8 +177,7 @@ class Standings:
             (
                 checkpoint
                 for checkpoint in self.checkpoints
-                if self._covers(checkpoint, meta)
-                and not any(self._covers(checkpoint, rival) for rival in self._rivals(fork))
+                if self._covers(checkpoint, meta) and self._sides_covered(checkpoint, fork) <= {fork.own}
             ),
             waits_for,
         )
@@ -185,8 +190,12 @@ class Standings:
         found = self.late.get(meta.hash)
         if found is None:
             return True
-        before = (mark for mark in found[1] if mark is not checkpoint)
-        return checkpoint not in found[1] and not any(self.ancestry.precedes(m.meta, checkpoint.meta) for m in before)
+        place = (checkpoint.key, meta.hash)
+        if place not in self._covered:
+            self._covered[place] = not any(
+                mark is checkpoint or self.ancestry.precedes(mark.meta, checkpoint.meta) for mark in found[1]
+            )
+        return self._covered[place]
 
     def _rival_checkpoint(self, mark: Mark, waits_for: list[Mark]) -> Standing:
         """IN: another checkpoint of the same epoch is in force. They are a circle, so the most senior owner's stays."""
@@ -220,16 +229,15 @@ class Standings:
         waits_for += waits
         return result
 
-    def _rivals(self, fork: Fork) -> Iterator[Meta]:
-        for branch in fork.branches:
-            place = (branch, fork.seq)
-            if branch != fork.own and place not in self._forked_at:
-                found = self._batch_at(*place)
-                if found is None:
-                    continue
-                self._forked_at[place] = found
-            if branch != fork.own:
-                yield self._forked_at[place]
+    def _sides_covered(self, checkpoint: Mark, fork: Fork) -> frozenset[int]:
+        """Branches of a fork that a checkpoint covers where they part: a fact, but that branches may be added."""
+        place = (checkpoint.key, fork.seq, fork.branches)
+        if place not in self._sides:
+            starts = ((branch, self._batch_at(branch, fork.seq)) for branch in fork.branches)
+            self._sides[place] = frozenset(
+                branch for branch, start in starts if start is not None and self._covers(checkpoint, start)
+            )
+        return self._sides[place]
 
     def _cleared(self, author: bytes, own: int | None, seq: int, waits_for: list[Mark]) -> Standing:
         """IN: the latest decisions in force agree on the branch `own` at this fork; disagreement clears nothing."""

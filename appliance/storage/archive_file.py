@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -33,10 +34,11 @@ class ArchiveFile:
     @contextmanager
     def create(self) -> Iterator[IO[bytes]]:
         """Write beside the name, fsync, then take the name. A failure, or a kill, leaves nothing under the name."""
-        part = self.path.with_name(self.path.name + ".part")
+        self._check_name()
         try:
             if self.exists():
                 raise error("archive.exists", path=self.path)
+            part = self.path.with_name(self.path.name + ".part")
             with _sole(part) as out:
                 try:
                     yield out
@@ -53,20 +55,33 @@ class ArchiveFile:
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """Read it."""
+        self._check_name()
         try:
-            with self.path.open("rb", buffering=BUFFER) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # NONBLOCK: no wait at a FIFO
+            with os.fdopen(descriptor, "rb", buffering=BUFFER) as file:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise error("archive.form", reason="it is no regular file")
                 yield file
         except OSError as err:
             raise error("archive.write", path=self.path, reason=err.strerror or err) from err
 
+    def _check_name(self) -> None:
+        if not self.path.name or "\0" in self.name:
+            raise error("archive.write", path=self.path, reason="no file can have this name")
+
 
 @contextmanager
 def _sole(part: Path) -> Iterator[IO[bytes]]:
-    """A file for us alone: mode 0600, and locked, so that two writers never share what one left behind."""
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """A file for us alone: mode 0600, and locked, so that two writers never share what one left behind.
+
+    What somebody else put in its place is not taken: a pipe, a file of theirs, or a second name of another file.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(part, flags, 0o600)
     with os.fdopen(descriptor, "wb", buffering=BUFFER) as out:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_nlink != 1:
+            raise FileExistsError(errno.EEXIST, f"{part.name} is in the way")
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.fchmod(descriptor, 0o600)
         os.ftruncate(descriptor, 0)

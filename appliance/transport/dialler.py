@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-import msgspec
 from aiohttp import (
     ClientConnectorError,
     ClientError,
@@ -29,21 +28,12 @@ from yarl import URL
 
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import Limits
+from appliance.transport.address import Address
 from appliance.transport.certificates import Credentials
 from appliance.transport.channel import PqChannel, TlsFailure
 from appliance.transport.peers import Permitted, Verdict
 from appliance.transport.pqtls import PqContext
 from appliance.transport.stream import REFUSAL_HEADER, SYNC_PATH, Stream, WebSocketStream
-
-
-class Address(msgspec.Struct, frozen=True):
-    """Where a node listens; an IPv6 address stands without brackets."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Dialler:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.transport.dialler import Address
+from appliance.transport.address import Address
 from tests.unit.transport.manners import BAD_CERTIFICATES, BAD_TLS, MLDSA, UNPARSED, Manners, make_id
 from tests.unit.transport.rig import (
     Node,

@@ -10,8 +10,8 @@ from aiohttp import web
 from appliance.core.errors import error
 from appliance.core.records import Key, MeshCreate, MeshJoin
 from appliance.daemon.control.reply import read, reply
-from appliance.daemon.links import parse_target
 from appliance.daemon.node import Node
+from appliance.daemon.target import parse_target
 from appliance.trust.keys import format_public_key
 
 

@@ -10,8 +10,9 @@ from appliance.core.errors import InputError, IntegrityError, error
 from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
 from appliance.daemon.changes import Changes
-from appliance.daemon.links import Links, Target, parse_target
-from appliance.transport.dialler import Address
+from appliance.daemon.links import Links
+from appliance.daemon.target import Target, parse_target
+from appliance.transport.address import Address
 from appliance.transport.peers import PeerIdentity
 
 A, B, C = (NodeId(bytes([n]) * 32) for n in (1, 2, 3))

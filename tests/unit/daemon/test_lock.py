@@ -38,3 +38,25 @@ def test_an_unsafe_directory_is_refused(tmp_path: Path, case: str) -> None:
     with pytest.raises(InputError) as caught, DataDir(path):
         pass
     assert caught.value.key == "config.data_dir"
+
+
+@pytest.mark.parametrize("case", ["a link", "a pipe", "a directory"])
+def test_a_lock_file_that_is_something_else_is_refused_with_a_reason(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "data"
+    path.mkdir(mode=0o700)
+    match case:
+        case "a link":
+            (path / "lock").symlink_to(tmp_path / "elsewhere")
+        case "a pipe":
+            os.mkfifo(path / "lock")
+        case _:
+            (path / "lock").mkdir()
+    with pytest.raises(InputError) as caught, DataDir(path):
+        pass
+    assert caught.value.key == "config.data_dir"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_path_with_a_null_byte_is_refused_with_a_reason() -> None:
+    with pytest.raises(InputError, match="null byte"), DataDir(Path("/tmp/a\0b")):
+        pass

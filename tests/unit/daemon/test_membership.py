@@ -6,8 +6,8 @@ import pytest
 
 from appliance.core.errors import InputError, StateError
 from appliance.core.limits import LIMITS
-from appliance.daemon.links import parse_target
 from appliance.daemon.membership import TEN_YEARS_MS, Membership, found
+from appliance.daemon.target import parse_target
 from appliance.trust.grants import Role, check_chain
 from appliance.trust.pqc import provider
 

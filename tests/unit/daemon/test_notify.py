@@ -27,7 +27,23 @@ def test_a_status_is_one_line(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "n"))
         Notifier({"NOTIFY_SOCKET": str(tmp_path / "n")}).status("two\nlines")
-        assert manager.recv(100) == b"STATUS=two lines"
+        assert manager.recv(100) == b"STATUS=two\\nlines"
+
+
+def test_a_name_that_somebody_chose_is_no_order_to_the_manager(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "n"))
+        Notifier({"NOTIFY_SOCKET": str(tmp_path / "n")}).send(READY, "STATUS=mesh x\nMAINPID=1\r\n, 0 links")
+        assert manager.recv(100).split(b"\n") == [b"READY=1", b"STATUS=mesh x\\nMAINPID=1\\r\\n, 0 links"]
+
+
+def test_a_manager_that_reads_no_more_stops_nothing(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "n"))
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "n")})
+        sent = [notifier.send("STATUS=" + "x" * 1000) for _ in range(2000)]
+    assert sent[0]
+    assert not sent[-1]
 
 
 def test_the_watchdog_is_fed_twice_in_its_time_and_only_by_the_process_it_watches() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.core.clock import hlc_pack
 from appliance.core.limits import LIMITS
-from appliance.replica.batch import Batch, SignedBatch, build_batch
+from appliance.replica.batch import Batch, SignedBatch, build_batch, parse_batch
 from appliance.replica.entries import AnnounceEntry, GrantEntry, RevokeEntry
 from appliance.trust.grants import Role
 from tests.sim.world import FAR_MS, START_MS, Mesh
@@ -89,7 +89,20 @@ def test_a_batch_of_somebody_unknown_may_wait_but_is_verified_before_it_enters(s
     assert replica.take(forged, good).parked == 2
     taken = replica.take(granted)
     assert [item.meta.hash for item in taken.admitted] == [granted.hash, good.hash]
-    assert taken.refused == ((forged.hash, "batch.signature"),)
+    assert replica.engine.refused == {"batch.signature": 1}
+
+
+def test_a_forged_copy_that_waits_does_not_speak_against_who_brings_the_true_one(site: Site) -> None:
+    """Else a stranger could make honest peers give each other up."""
+    replica, fred = site.replica(), site.mesh.member("fred")
+    granted = site.write(
+        site.anna, GrantEntry(site.mesh.grant(site.anna, fred, Role.MEMBER, parent=site.grants["anna"]))
+    )
+    true = site.write(fred, HELLO, after=[granted])
+    forged = parse_batch(true.blob[:-1] + b"\1")
+    assert (replica.take(forged).parked, forged.hash) == (1, true.hash)
+    taken = replica.take(granted, true)
+    assert (taken.refused, len(taken.admitted)) == ((), 2)
 
 
 def test_a_log_may_begin_with_a_grant_of_the_authority(site: Site) -> None:

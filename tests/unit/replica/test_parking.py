@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from appliance.core.errors import X0tError
-from appliance.core.limits import LIMITS
+from appliance.core.limits import LIMITS, Limits
 from appliance.replica.batch import SignedBatch
 from appliance.replica.parking import Parking
 from tests.sim.world import Mesh
@@ -48,16 +47,22 @@ def test_what_is_asked_for_is_what_is_missing_in_the_end() -> None:
     "limits",
     [
         pytest.param(msgspec.structs.replace(LIMITS, parked_batches=2), id="by number"),
-        pytest.param(msgspec.structs.replace(LIMITS, parked_bytes=2 * 3600), id="by size"),
+        pytest.param(msgspec.structs.replace(LIMITS, parked_bytes=2 * 4600), id="by size"),
     ],
 )
-def test_it_is_bounded_and_has_room_again_when_something_leaves(limits: object) -> None:
-    (first, second, third), parking = batches(3), Parking(limits)  # type: ignore[arg-type]
+def test_it_is_bounded_and_who_has_waited_longest_makes_room(limits: Limits) -> None:
+    (first, second, third), parking = batches(3), Parking(limits)
     parking.park(first, (A,))
     parking.park(second, (B,))
-    with pytest.raises(X0tError) as caught:
-        parking.park(third, (B,))
-    assert caught.value.key == "replica.parked_full"
-    parking.arrived(A)
     parking.park(third, (B,))
-    assert parking.arrived(B) == [second, third]
+    assert (first.hash in parking, parking.is_wanted(A), len(parking)) == (False, False, 2)
+    assert parking.arrived(A) == []
+    assert parking.arrived(B) == sorted((second, third), key=lambda batch: batch.hash)
+    assert len(parking) == 0
+
+
+def test_a_batch_that_waits_for_many_takes_the_room_of_many() -> None:
+    (first, second), parking = batches(2), Parking(msgspec.structs.replace(LIMITS, parked_bytes=40_000))
+    parking.park(first, (A,))
+    parking.park(second, tuple(bytes([number]) * 32 for number in range(80)))
+    assert [batch.hash in parking for batch in (first, second)] == [False, True]

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.core.limits import LIMITS, Limits
-from appliance.transport.dialler import Address, backoff_s
+from appliance.transport.address import Address
+from appliance.transport.dialler import backoff_s
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from aiohttp import web
 from appliance.core.errors import error
 from appliance.core.ids import NodeId
 from appliance.core.limits import LIMITS, Limits
-from appliance.transport.dialler import Address
+from appliance.transport.address import Address
 from appliance.transport.listener import Listener, StreamHandler, peer_of
 from appliance.transport.peers import PeerIdentity
 from appliance.transport.stream import SYNC_PATH, Stream

@@ -10,7 +10,7 @@ import pytest
 
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
-from appliance.transport.dialler import Address
+from appliance.transport.address import Address
 from appliance.transport.peers import PeerIdentity
 from appliance.transport.stream import Stream
 from tests.unit.transport.manners import UPGRADE, Manners
