@@ -21,9 +21,7 @@ def printable_json(text: str) -> str:
     """A JSON document with what cannot be printed escaped as RFC 8259 section 7 has it: the same value."""
     if text.isascii():  # JSON itself escapes the control characters of ASCII
         return text
-    return "".join(
-        char if char.isprintable() or char.isascii() else json.dumps(char)[1:-1] for char in text
-    )
+    return "".join(char if char.isprintable() or char.isascii() else json.dumps(char)[1:-1] for char in text)
 
 
 def _escape(char: str) -> str:

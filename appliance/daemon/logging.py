@@ -61,9 +61,7 @@ class _Libraries(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         log: structlog.stdlib.BoundLogger = structlog.get_logger("library")
-        log.log(
-            record.levelno, events.LIBRARY, library=record.name, text=record.getMessage(), exc_info=record.exc_info
-        )
+        log.log(record.levelno, events.LIBRARY, library=record.name, text=record.getMessage(), exc_info=record.exc_info)
 
 
 def configure(level: str, form: Format, env: Mapping[str, str]) -> None:

@@ -53,7 +53,7 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
     directory = Path(config.data_dir) / str(MeshId(descriptor.mesh))
     credentials = await asyncio.to_thread(Credentials, key.path, now_ms)
     if credentials.node_id != key.id:
-        raise error("key.changed", path=key.path)
+        raise error("key.file", path=key.path, reason="it holds another key than when x0td started")
     engine = await asyncio.to_thread(_engine, directory, descriptor, by, config)
     replica = await Replica(engine, Writer(key.id.raw, key.sign, now_ms), by.mldsa_verify, limits).__aenter__()
     mesh = FollowedMesh(config, descriptor, replica, Keys(key.sign, by.mldsa_verify))

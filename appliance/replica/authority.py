@@ -68,6 +68,7 @@ class Authority(Standings):
         if not self._unsettled:
             mark.standing, mark.reason = self._judge(mark, [])
             mark.stuck = self.is_stuck(mark.meta)
+            self._touched.extend(self._reach_of(mark, fresh=True))
 
     def hold(self) -> None:
         """Judge nothing until `settle`: for many marks at once."""
@@ -90,7 +91,7 @@ class Authority(Standings):
         self._touched.append(Span(author, seq))
 
     def close_epoch(self, checkpoint: Mark, late: Iterable[Meta]) -> None:
-        """These batches lie before the checkpoint's horizon, not in its past. If its digest is wrong it closes nothing."""
+        """These batches lie before the horizon, not in the checkpoint's past. With a wrong digest it closes nothing."""
         if checkpoint.void is not None:
             self.checkpoints.remove(checkpoint)
         for meta in late:
@@ -106,7 +107,8 @@ class Authority(Standings):
             body = checkpoint.body
             sound = isinstance(body, CheckpointEntry) and checkpoint.void is None and checkpoint.meta.hash != meta.hash
             if isinstance(body, CheckpointEntry) and sound and meta.hlc <= body.horizon:
-                self.close_epoch(checkpoint, [meta])
+                self.late.setdefault(meta.hash, (meta, []))[1].append(checkpoint)
+                self._unsettled = self._unsettled or meta.mark
                 found.append((meta.hash, checkpoint.meta.hash, checkpoint.index))
         return found
 
@@ -133,6 +135,7 @@ class Authority(Standings):
             before = [(mark, mark.standing, mark.reason) for mark in self.marks]
             self._settle_all()
             for mark, standing, reason in before:
+                mark.in_force = mark.standing is IN
                 if mark.standing is not standing:
                     self._touched.extend(self._reach_of(mark, fresh=standing is OPEN))
                 elif mark.reason != reason:
@@ -190,17 +193,17 @@ class Authority(Standings):
         )
 
     def holds(self, key: bytes, need: Role, now_ms: int) -> bool:
-        """True if the key holds the role now, by all that this replica has seen: for peers, not for entries."""
+        """True if the key holds the role now, by all that was settled: for peers, not for entries. For any thread."""
         return any(need in self.gives(grant, now_ms) for grant in self.grants.get(key, ()))
 
     def gives(self, grant: Mark, now_ms: int) -> frozenset[Role]:
         """Roles that a grant gives its subject now: none if it has no effect, is out of time or was taken away."""
         held = grant.grant
-        if held is None or grant.standing is not IN or not held.not_before_ms <= now_ms <= held.not_after_ms:
+        if held is None or not grant.in_force or not held.not_before_ms <= now_ms <= held.not_after_ms:
             return frozenset()
         left = implied_roles(held.roles)
         for revocation in self.revocations.get(held.subject, ()):
-            if revocation.standing is IN and not self._answers(grant, revocation):
+            if revocation.in_force and not self._answers(grant, revocation):
                 left &= grant.roles_left(revocation.taken, weak=revocation.weak)
         return left
 
@@ -237,15 +240,16 @@ class Authority(Standings):
             return False
         if isinstance(body, RevokeEntry):
             own = self._by_author.get(body.target, ())
-            beyond = any(not self.ancestry.within(other.meta, mark.cut) for other in own if other is not mark)
-            heads = [self.ancestry.heads[number] for number in self.ancestry.branches_of(body.target)]
-            if not beyond and any(head and not self.ancestry.within(head, mark.cut) for head in heads):
-                self._touched.extend(self._reach_of(mark, fresh=True))
-            return beyond
+            return any(not self.ancestry.within(other.meta, mark.cut) for other in own if other is not mark)
         return True
 
     def _reach_of(self, mark: Mark, *, fresh: bool) -> list[Span]:
-        """What a mark's change of standing bears on: the mark itself, and whoever it gives or takes from."""
+        """What a mark's change of standing bears on: the mark itself, and whoever it gives or takes from.
+
+        A fresh mark bears on nobody unless it is in force; a fresh grant on nobody, for what rests on it comes later.
+        """
+        if fresh and (mark.standing is not IN or mark.grant is not None):
+            return []
         spans = [] if fresh else [Span(mark.meta.author, mark.meta.seq)]
         body = mark.body
         if mark.grant is not None:
@@ -253,7 +257,9 @@ class Authority(Standings):
         elif isinstance(body, RevokeEntry):
             forked = self.fork_seq(body.target)
             cut = mark.cut.seq if mark.cut is not None else 0
-            spans.append(Span(body.target, min(cut + 1, forked) if forked else cut + 1))
+            heads = [self.ancestry.heads[number] for number in self.ancestry.branches_of(body.target)]
+            if any(head is not None and not self.ancestry.within(head, mark.cut) for head in heads):
+                spans.append(Span(body.target, min(cut + 1, forked) if forked else cut + 1))
         elif isinstance(body, ThawEntry):
             spans.append(Span(body.author, self.fork_seq(body.author) or 1))
         elif isinstance(body, CheckpointEntry):

@@ -9,7 +9,6 @@ Synchronous and not thread-safe: `service` runs it on one thread of its own.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -74,7 +73,6 @@ class Engine:
         self._log = log
         self._view = view
         self._verify = verify
-        self._settling = threading.Lock()  # standings are open while they are settled; `holds` is asked from elsewhere
         self._reset()
         self._answering = self.authority  # whom `holds` asks: while the engine loads again, the authority before it
 
@@ -278,9 +276,8 @@ class Engine:
 
     def fold(self) -> Folded:
         """Bring index and read model up to the log; returns what is new to them."""
-        with self._settling:
-            self._resettled = self._resettled or self.authority.is_unsettled
-            self._spans.extend(self.authority.settle())
+        self._resettled = self._resettled or self.authority.is_unsettled
+        self._spans.extend(self.authority.settle())
         if not self._unfolded and not self._spans:
             return Folded({}, ())
         work = Unfolded(self._unfolded, self.intake.new_branches, self._late, self._spans, self._resettled)
@@ -295,8 +292,7 @@ class Engine:
 
     def holds(self, key: bytes, need: Role, now_ms: int) -> bool:
         """True if the key holds the role now, by all that this replica has seen. Safe from any thread."""
-        with self._settling:
-            return self._answering.holds(key, need, now_ms)
+        return self._answering.holds(key, need, now_ms)
 
     def key_of(self, node: bytes) -> bytes | None:
         """The public key of a node that some grant names. Safe from any thread."""

@@ -15,6 +15,7 @@ from appliance.core.errors import X0tError
 from appliance.replica.ancestry import Meta
 from appliance.replica.authority import Authority
 from appliance.replica.batch import SignedBatch
+from appliance.replica.change_codec import Change
 from appliance.replica.documents import DOCUMENTS, Documents
 from appliance.replica.entries import (
     AnnounceEntry,
@@ -74,9 +75,24 @@ class Fold:
         self._documents = documents
         self._state = state
 
-    def apply(self, signed: SignedBatch, meta: Meta) -> tuple[Effect, ...]:
-        """Fold one batch; its place is that of `meta`."""
-        self._state.begin(meta.position)
+    def moves_others(self, signed: SignedBatch, meta: Meta) -> bool:
+        """True if what comes after a batch in the order depends on it: a change of a document that may have effect."""
+        for kind, body in signed.batch.entries:
+            if kind == "change":
+                try:
+                    entry = parse(kind, body)
+                    if isinstance(entry, ChangeEntry) and self._change_verdict(meta, entry)[1] is None:
+                        return True
+                except X0tError:
+                    continue
+        return False
+
+    def apply(self, signed: SignedBatch, meta: Meta, *, past: bool = False) -> tuple[Effect, ...]:
+        """Fold one batch; its place is that of `meta`. `past`: others that follow it were folded before."""
+        if past:
+            self._state.begin_past(meta.position)
+        else:
+            self._state.begin(meta.position)
         effects: list[Effect] = []
         for index, (kind, body) in enumerate(signed.batch.entries):
             reason = self._entry(meta, index, kind, body)
@@ -132,9 +148,8 @@ class Fold:
         return reason
 
     def _change(self, meta: Meta, index: int, entry: ChangeEntry) -> str | None:
-        change = self._documents.decode(entry)
         name = (entry.document, entry.epoch)
-        reason = self._authority.verdict(meta, DOCUMENTS[name].need, self._documents.scope(name, change))
+        change, reason = self._change_verdict(meta, entry)
         if reason is not None:
             return reason
         self._documents.admit(name, change, entry.chunk, meta.author)
@@ -149,6 +164,11 @@ class Fold:
             )
         )
         return None
+
+    def _change_verdict(self, meta: Meta, entry: ChangeEntry) -> tuple[Change, str | None]:
+        change = self._documents.decode(entry)
+        name = (entry.document, entry.epoch)
+        return change, self._authority.verdict(meta, DOCUMENTS[name].need, self._documents.scope(name, change))
 
     def _mark(self, meta: Meta, index: int, body: AuthorityBody) -> Mark:
         """What authority knows of an entry; of a void one that is only the reason."""

@@ -1,8 +1,9 @@
 """Folding: brings index and read model up to the log, one transaction at a time.
 
-New batches behind everything that was folded are applied in order. One that lands in the past, or a change of standing,
-takes back what follows by the journal and applies it again. Rows that follow from the set of batches alone (values of
-documents, forked logs) are set at the end.
+New batches behind everything that was folded are applied in order. One that lands in the past is put in its place in rows
+and journal, unless what it says moves what follows: then, or when standings change, what follows is taken back by the
+journal and applied again. So nobody makes others fold again by an old date alone. Rows that follow from the set of
+batches alone (values of documents, forked logs) are set at the end.
 """
 
 from __future__ import annotations
@@ -72,13 +73,21 @@ class Folding:
 
     def _apply(self, work: Unfolded, pending: Sequence[tuple[int, Admitted]]) -> Effects:
         places = [self._view.first_position(span.author, span.seq, span.after) for span in work.spans]
-        places += [item.meta.position for _, item in pending[:1]]
         start = min((place for place in places if place is not None), default=None)
-        if start is None:
-            return {}
-        if start > self._last:
-            return {item.meta.hash: self._fold.apply(item.signed, item.meta) for _, item in pending}
         effects: Effects = {}
+        for number, (_, item) in enumerate(pending):
+            place = item.meta.position
+            if place > self._last or (start is not None and place > start):
+                pending = pending[number:]
+                break
+            if self._fold.moves_others(item.signed, item.meta):
+                pending, start = pending[number:], place
+                break
+            effects[item.meta.hash] = self._fold.apply(item.signed, item.meta, past=True)
+        else:
+            pending = ()
+        if start is None:
+            return effects | {item.meta.hash: self._fold.apply(item.signed, item.meta) for _, item in pending}
         self._take_back(start)
         for signed, meta in self._from(start, work.batches):
             applied = self._fold.apply(signed, meta)

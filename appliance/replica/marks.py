@@ -27,11 +27,11 @@ class Standing(enum.Enum):
 
 
 class Mark:
-    """One authority entry. Identity is (batch hash, entry index); mutable in `standing` and `reason` only."""
+    """One authority entry. Identity is (batch hash, entry index); mutable in what is known of its standing only."""
 
     __slots__ = (
-        "body", "cut", "depth", "grant", "grant_id", "index", "keep", "meta", "needs", "reason", "root", "standing",
-        "stuck", "supports", "void",
+        "body", "cut", "depth", "grant", "grant_id", "in_force", "index", "keep", "meta", "needs", "reason", "root",
+        "standing", "stuck", "supports", "void",
     )  # fmt: skip
 
     def __init__(self, meta: Meta, index: int, body: AuthorityBody) -> None:
@@ -48,6 +48,7 @@ class Mark:
         self.cut: Meta | None = None  # of a revocation: last batch of the target that keeps its effect
         self.keep: Meta | None = None  # of a thaw: a batch on the branch that counts again
         self.standing = Standing.OPEN
+        self.in_force = False  # as `standing` was settled last; may be read from any thread, even while it is settled
         self.reason = ""
         self.stuck = False  # frozen, whatever else comes into force or out of it
 

@@ -36,6 +36,7 @@ VIEW: tuple[str, ...] = (
     CREATE TABLE undo (
         hlc INTEGER NOT NULL, hash BLOB NOT NULL, step INTEGER NOT NULL,
         tbl TEXT NOT NULL, key BLOB NOT NULL, old BLOB, PRIMARY KEY (hlc, hash, step)) WITHOUT ROWID;
+    CREATE INDEX undo_nodes ON undo (key, hlc, hash) WHERE tbl = 'nodes';
     CREATE TABLE grants (
         batch BLOB, entry INTEGER, grant_id BLOB NOT NULL, subject BLOB NOT NULL, issuer BLOB NOT NULL,
         roles TEXT NOT NULL, scope TEXT NOT NULL, "delegate" INTEGER NOT NULL, depth INTEGER NOT NULL,

@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from appliance.replica.rows import DERIVED, TABLES, DocumentRow, NoEffectRow, Row
+from appliance.replica.rows import DERIVED, TABLES, DocumentRow, NodeRow, NoEffectRow, Row
 from appliance.replica.stores import START, Position, Value
 from appliance.storage.index import IndexStore
 from appliance.storage.migrations import VIEW, open_database, storage_error, transaction
@@ -67,6 +67,7 @@ class ViewStore(IndexStore):
         self._db = open_database(str(path), VIEW, full=False, vfs=vfs)
         self._place: Position = START
         self._step = 0
+        self._past = False
         self._journal: list[tuple[int, bytes, int, str, bytes, bytes | None]] = []
 
     @contextmanager
@@ -83,9 +84,15 @@ class ViewStore(IndexStore):
     # -- rows of the read model (the fold's State)
 
     def begin(self, position: Position) -> None:
-        """Rows put from now on are journalled under this place."""
+        """Rows put from now on are journalled under this place, which lies behind all others."""
         self._place = position
         self._step = 0
+        self._past = False
+
+    def begin_past(self, position: Position) -> None:
+        """Rows put from now on are journalled under this place, among others; only rows of members may have followed."""
+        self.begin(position)
+        self._past = True
 
     def get(self, row: type[Row], *key: Value) -> Row | None:
         """The row with this key."""
@@ -98,8 +105,25 @@ class ViewStore(IndexStore):
         table = _TABLES[row.TABLE]
         values = table.values(row)
         key = values[: table.key]
+        if self._past and isinstance(row, NodeRow) and self._put_below(key, values):
+            return
         self._record(row.TABLE, key, next(self._rows(table.select, key), None))
         self._db.execute(table.put, values)
+
+    def _put_below(self, key: Sequence[Value], values: Sequence[Value]) -> bool:
+        """Put a row where a later batch has replaced it already: into the journal of that batch. False if none has."""
+        query = (
+            f"SELECT hlc, hash, step, old FROM undo WHERE tbl = '{NodeRow.TABLE}' AND key = ? AND (hlc, hash) > (?, ?) "
+            "ORDER BY hlc, hash, step LIMIT 1"
+        )
+        later = next(self._rows(query, (msgspec.msgpack.encode(key), *self._place)), None)
+        if later is None:
+            return False
+        *place, old = later
+        self._record(NodeRow.TABLE, key, None if old is None else msgspec.msgpack.decode(old))
+        update = "UPDATE undo SET old = ? WHERE (hlc, hash, step) = (?, ?, ?)"
+        self._db.execute(update, (msgspec.msgpack.encode(values), *place))
+        return True
 
     def _record(self, table: str, key: Sequence[Value], old: Sequence[Value] | None) -> None:
         self._journal.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import os
 import resource
 import socketserver
 import subprocess
@@ -16,14 +17,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from appliance.cli.main import NOUNS, run
+from appliance.cli.files import write_file
+from appliance.cli.main import NOUNS, run, say
 from appliance.core.errors import X0tError, error
 from appliance.core.records import Grant, Key, Link, Links, Rebuilt, Receipt
 
 KEY = Key(node="node1abc", public_key="ml-dsa-65 AAAA", kept="file")
 RECEIPT = Receipt(batch="batch1abc", seq=2, time="2026-01-01T00:00:00.000Z#0", effects=("",))
+HOSTILE = "press\x1b]0;3\x07\u202e\x9b31m\r\nnode2"  # a name with which a member attacks the terminal
 GRANT = Grant("grant1a", "node1abc", "authority", ("owner",), (), 3, "2026", "2036", "")
-LINKS = Links(cut=False, links=(Link("node1abc", "h:1", "out", "up", "2026", ""),))
+LINKS = Links(cut=False, links=(Link("node1abc", "h:1", "out", "up", "2026", HOSTILE),))
 
 ANSWERS: dict[tuple[str, str], object] = {
     ("GET", "/v1/key"): KEY,
@@ -199,3 +202,61 @@ def test_help_loads_no_table_and_no_driver() -> None:
     probe = "import sys; from appliance.cli.main import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
     loaded = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True).stderr.split()
     assert not {"rich", "http.client", "asyncio", "aiohttp", "cryptography", "apsw", "automerge"} & set(loaded)
+
+
+def lines_of(text: str) -> list[str]:
+    """Its lines, none of which may hold a character that does something."""
+    lines = text.split("\n")
+    assert all(line.isprintable() for line in lines), text
+    return lines
+
+
+def test_what_a_peer_wrote_cannot_act_on_the_terminal(daemon: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert x0t(daemon, "link", "list") == 0
+    assert len(lines_of(capsys.readouterr().out)) == 3
+    assert x0t(daemon, "link", "list", "--json") == 0
+    shown = capsys.readouterr().out
+    lines_of(shown)
+    assert json.loads(shown)["links"][0]["note"] == HOSTILE
+    say(HOSTILE, HOSTILE)
+    assert len(lines_of(capsys.readouterr().err)) == 3
+
+
+def command(daemon: str, shell: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`x0t link list` as a shell runs it, with something added."""
+    text = f"{sys.executable} -m appliance.cli --socket {daemon} {shell}"
+    return subprocess.run(
+        ["bash", "-c", text], capture_output=True, text=True, check=False, env=os.environ | env, timeout=30
+    )
+
+
+@pytest.mark.parametrize(
+    "shell, env, code, says",
+    [
+        ("link list >&-", {}, 0, ""),
+        ("link list 2>&-", {}, 0, ""),
+        ("link list --json | head -c 1", {}, 0, ""),
+        ("link list > /dev/full", {}, 4, "standard output"),
+        ("link list --json > /dev/full", {}, 4, "standard output"),
+        ("link list", {"PYTHONIOENCODING": "ascii"}, 0, ""),
+        (r"mesh create $'\xff'", {}, 2, "control.request"),
+        (r"replica show $'\xff'", {}, 2, "control.request"),
+        (f"role grant member --key {'n' * 300}", {}, 4, "control.file"),
+        ("key show --export /nonexistent/k", {}, 4, "control.file"),
+    ],
+)
+def test_an_unusual_shell_or_locale_ends_in_a_sentence_and_never_in_a_traceback(
+    daemon: str, shell: str, env: dict[str, str], code: int, says: str
+) -> None:
+    done = command(daemon, shell, **env)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "unexpected" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_could_not_be_written_leaves_nothing_beside_it(daemon: str, tmp_path: Path) -> None:
+    (tmp_path / "k").mkdir()
+    with pytest.raises(X0tError, match="control.file"):
+        write_file(tmp_path / "k", b"key")
+    assert [path.name for path in tmp_path.iterdir()] == ["k"]

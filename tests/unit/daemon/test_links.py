@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from appliance.core.errors import InputError, IntegrityError, error
 from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
+from appliance.daemon import events
 from appliance.daemon.changes import Changes
 from appliance.daemon.links import Links
 from appliance.daemon.target import Target, parse_target
@@ -210,9 +212,11 @@ async def test_a_fault_in_dialling_one_target_leaves_the_others_up() -> None:
         return B
 
     net.answers = answer
-    async with links_of(A, net, Target(AT_C), Target(AT_B)) as (links, _):
-        await until(links, lambda: B in links.up())
-        assert [dialling.note for dialling in links.dialling() if "daemon.fault" in dialling.note]
+    with capture_logs() as logged:
+        async with links_of(A, net, Target(AT_C), Target(AT_B)) as (links, _):
+            await until(links, lambda: B in links.up())
+            assert [dialling.note for dialling in links.dialling() if "daemon.fault" in dialling.note]
+    assert events.FAULT in {line["event"] for line in logged}
 
 
 async def test_an_unwanted_target_is_no_longer_dialled() -> None:
