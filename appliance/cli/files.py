@@ -18,7 +18,17 @@ def write_file(target: Path, data: bytes) -> None:
             part.flush()
             os.fsync(part.fileno())
         Path(part.name).replace(target)
+        _sync_directory(target.parent)
     except OSError as err:
         if part is not None:
             Path(part.name).unlink(missing_ok=True)
         raise error("control.file", path=str(target), reason=err.strerror or str(err)) from err
+
+
+def _sync_directory(path: Path) -> None:
+    """Only then is the new name on the disk."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

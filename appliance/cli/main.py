@@ -1,7 +1,7 @@
 """x0t: the root of the command tree. Nouns are loaded when they are used, so that --help answers at once.
 
 Exit codes: 0 done, 1 unexpected, 2 wrong input, 3 not allowed, 4 not possible in this state, 5 not available (try
-later), 6 integrity (stop). An error is one message and one hint, never a traceback; X0T_DEBUG=1 shows it.
+later), 6 integrity (stop), 130 interrupted, or not confirmed. An error is one message and one hint, never a traceback; X0T_DEBUG=1 shows it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOUNS = {  # noun: (module, what it says of itself)
     "tag": ("tag", "Tags of nodes."),
 }
 UNEXPECTED = 1
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it; also for a no to a question
 
 
 class _Nouns(click.Group):
@@ -55,7 +55,7 @@ class _Nouns(click.Group):
     cls=_Nouns,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 done, 1 unexpected, 2 wrong input, 3 not allowed, 4 not in this state, 5 try later, "
-    "6 integrity. Example: x0t replica status",
+    "6 integrity, 130 interrupted. Example: x0t replica status",
 )
 @click.option("--socket", "socket_path", envvar="X0T_SOCKET", metavar="PATH", help="Control socket of the daemon.")
 @click.version_option(package_name="x0tta6bl4", prog_name="x0t")
@@ -128,4 +128,4 @@ def _prepare_output() -> None:
 
 
 def _nowhere() -> io.TextIOWrapper:
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - it stays open until the end
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - it stays open until the end

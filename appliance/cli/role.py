@@ -8,7 +8,9 @@ import click
 
 from appliance.cli.session import Session, confirm, with_session, yes_option
 from appliance.core import units
+from appliance.core.errors import X0tError, error
 from appliance.core.records import Grant, GrantAsk, Receipt, RevokeAsk
+from appliance.trust.keys import format_public_key, read_public_key
 
 
 @click.group()
@@ -27,16 +29,21 @@ def grant(  # noqa: PLR0913 - one parameter for each option
     session: Session, *, roles: tuple[str, ...], key: str, scope: tuple[str, ...], delegate: int, expires: str | None
 ) -> None:
     """Grant ROLEs to a key. Roles: owner, admin, approver, operator, billing, auditor, member."""
-    file = Path(key)
+    is_file = Path(key).is_file()
     ask = GrantAsk(
-        public_key=file.read_text(encoding="ascii", errors="replace").strip() if file.is_file() else "",
-        node="" if file.is_file() else key,
+        public_key=format_public_key(read_public_key(Path(key))) if is_file else "",
+        node="" if is_file else key,
         roles=roles,
         scope=scope,
         delegate=delegate,
         lifetime_ms=units.parse_duration_ms(expires) if expires else None,
     )
-    receipt = session.client.send("POST", "/grants", ask, Receipt)
+    try:
+        receipt = session.client.send("POST", "/grants", ask, Receipt)
+    except X0tError as err:
+        if err.key != "id.text" or is_file:
+            raise
+        raise error("key.unknown", text=key) from err
     session.out.receipt(receipt, f"Granted {', '.join(roles)}")
 
 

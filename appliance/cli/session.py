@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec
 
@@ -10,6 +11,7 @@ import click
 
 from appliance.cli.client import Client
 from appliance.cli.output import Output
+from appliance.core.errors import error
 
 P = ParamSpec("P")
 
@@ -39,6 +41,9 @@ yes_option = click.option("--yes", "-y", "sure", is_flag=True, help="Do not ask.
 
 
 def confirm(question: str, *, sure: bool) -> None:
-    """Ask before something that cannot be undone; without a terminal only --yes goes on."""
-    if not sure:
-        click.confirm(question, abort=True, err=True)
+    """Ask before something that cannot be undone. Without a terminal only --yes goes on: else `control.confirm`."""
+    if sure:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise error("control.confirm", question=question)
+    click.confirm(question, abort=True, err=True)

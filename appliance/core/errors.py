@@ -26,7 +26,7 @@ class X0tError(Exception):
         spec = ERRORS[key]
         self.key: Final = key
         self.detail: Final[Mapping[str, str]] = detail
-        self.message: Final = spec.message.format_map(_Known(detail))
+        self.message: Final = _ended(spec.message.format_map(_Known(detail)))
         self.hint: Final = spec.hint.format_map(_Known(detail))
         self.status: Final = spec.status
         super().__init__(self.message)
@@ -128,6 +128,11 @@ def _printable(value: object) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _ended(message: str) -> str:
+    """With one full stop, also where the last detail is a sentence of its own."""
+    return message[:-1] if message.endswith(("..", "?.", "!.")) else message
 
 
 _Input, _Denied, _State = InputError, DeniedError, StateError
@@ -310,6 +315,9 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "control.body_size": ErrorSpec(_Input,
         "The request is larger than {limit} bytes.",
         "Split it into several requests.", 413),
+    "control.confirm": ErrorSpec(_Input,
+        "There is no terminal to ask on: {question}.",
+        "Add --yes to go on without being asked."),
     "control.daemon_down": ErrorSpec(_Unavailable,
         "The daemon does not answer on {path}.",
         "Start it with `x0td`, or name its socket with --socket."),
@@ -444,6 +452,9 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "key.permissions": ErrorSpec(_Integrity,
         "Others can read or own the private key {path}.",
         "Make it yours alone (chmod 600, chown), and replace the key if somebody may have copied it."),
+    "key.unknown": ErrorSpec(_Input,
+        "There is no such file, and no node id: {text}.",
+        "Name a public key file, a node by its id, or by the name that an admin gave it."),
     "key.wiped": ErrorSpec(_State,
         "The private key was wiped from memory.",
         "Load it again."),
@@ -587,9 +598,15 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
         "Split it into several messages; if the peer sent it, compare versions.", 413),
 
     # ---- tags: tags of nodes
+    "tags.form": ErrorSpec(_Input,
+        "{tag} cannot be a tag.",
+        "A tag is 1 to 63 lower-case letters, digits and hyphens, with no hyphen at either end: line-1."),
     "tags.limit": ErrorSpec(_Input,
         "A node has at most {limit} tags.",
         "Remove tags that are not used any more."),
+    "tags.name": ErrorSpec(_Input,
+        "{name} cannot be the name of a node.",
+        "A name is 1 to 64 characters that can be printed."),
     "tags.unchanged": ErrorSpec(_State,
         "The tags of {node} are so already.",
         "There is nothing to do."),

@@ -53,7 +53,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     # Synchronisation of two replicas.
     sync_frame_bytes: int = 1 << 20  # bytes of one frame
-    sync_buckets: int = 256  # buckets of the vector: the first byte of an author's id
     sync_window_bytes: int = 4 << 20  # bytes in flight before a peer must acknowledge
     sync_stall_s: int = 20  # seconds without progress before a peer is dropped
     sync_duplicates_bytes: int = 8 << 20  # bytes of batches we held already that a peer may send in a session
@@ -72,8 +71,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     half_open: int = 64  # connections whose peer is not known yet; one makes room for the newest
     refusal_s: int = 1  # seconds to tell a peer why it is refused, or to part from it
     heartbeat_s: int = 20  # seconds of silence before a ping; half as long again ends a stream
-    peer_backoff_min_s: int = 1  # seconds before the first retry
-    peer_backoff_max_s: int = 300  # seconds at most between retries
+    redial_max_s: int = 30  # seconds at most before a lost peer is dialled again
+    peer_backoff_min_s: int = 1  # seconds before the first retry, and for which a peer is left alone at first
+    peer_backoff_max_s: int = 300  # seconds for which a peer that goes on breaking the protocol is left alone
 
     # The control socket.
     control_body_bytes: int = 8 << 20  # bytes of a request body

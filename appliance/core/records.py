@@ -64,7 +64,7 @@ class TagsAsk(Record, frozen=True):
 class NameAsk(Record, frozen=True):
     """The name of a node for people; empty takes it away."""
 
-    name: Annotated[str, Meta(max_length=64)]
+    name: Annotated[str, Meta(max_length=256)]  # one that is too long is refused with the reason
 
 
 class ThawAsk(Record, frozen=True):

@@ -10,7 +10,7 @@ import difflib
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -19,14 +19,14 @@ from appliance.core import units
 from appliance.core.errors import X0tError, error
 from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
+from appliance.daemon.target import parse_target
 
 # A setting with a unit is written as text ("30s", "4MiB") and read as a number of the unit.
 SECONDS: Mapping[str, object] = {"unit": "duration"}
 BYTES: Mapping[str, object] = {"unit": "size"}
 
-PORTS = 65_535  # RFC 9293 section 3.1
-HostPort: TypeAlias = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]+:[0-9]{1,5}$", max_length=256)]
-FilePath: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
+HostPort: TypeAlias = Annotated[str, Meta(max_length=256)]  # `_check_address` has the form
+FilePath: TypeAlias = str  # `_check_path` has the form
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
@@ -89,9 +89,6 @@ class LogSettings(_Table, frozen=True):
 class SyncSettings(_Table, frozen=True):
     """Links to peers and what runs on them."""
 
-    compare_every: Annotated[
-        int, Meta(ge=1, le=86_400, extra=dict(SECONDS), description="Time between two comparisons with a quiet peer.")
-    ] = 30
     announced_peers: Annotated[
         int, Meta(ge=0, le=64, description="How many peers to dial that are only known from what they announce.")
     ] = 4
@@ -142,7 +139,7 @@ class Config(_Table, frozen=True):
     def effective_limits(self) -> Limits:
         """The project's limits with this node's overrides in place."""
         chosen = {name: value for name, value in msgspec.structs.asdict(self.limits).items() if value is not None}
-        return msgspec.structs.replace(Limits(), peer_backoff_max_s=self.sync.redial_max, **chosen)
+        return msgspec.structs.replace(Limits(), redial_max_s=self.sync.redial_max, **chosen)
 
 
 def load(path: Path, *, required: bool) -> Config:
@@ -173,6 +170,8 @@ def parse(text: str, file: str = "<text>") -> Config:
         expected, _, where = str(err).partition(" - at `$")
         setting = where.strip("`").lstrip(".") or "the file"
         raise error("config.value", path=file, name=setting, reason=_sentence(expected)) from err
+    _check_path(config.data_dir, "data_dir", file)
+    _check_path(config.control.socket, "control.socket", file)
     for number, peer in enumerate(config.peers):
         _check_peer(peer, number, file)
     for number, endpoint in enumerate(config.node.endpoints):
@@ -202,6 +201,9 @@ def _read_value(value: object, annotation: object, at: str, file: str) -> object
             _read_table(item, inner, f"{at}[{i}].", file) if isinstance(item, dict) else item
             for i, item in enumerate(value)
         ]
+    choices = _choices(annotation)
+    if choices and isinstance(value, str) and value not in choices:
+        raise error("config.value", path=file, name=at, reason=f"choose one of {', '.join(choices)}")
     unit = _meta(annotation).get("unit")
     if unit is None:
         return value
@@ -222,10 +224,19 @@ def _seconds(text: str) -> int:
     return whole_s
 
 
+def _check_path(path: str, name: str, file: str) -> None:
+    if "\0" in path:
+        raise error("config.value", path=file, name=name, reason="no path holds the character NUL")
+
+
 def _check_address(address: str, name: str, file: str) -> None:
-    """The port, which the pattern of the setting leaves open."""
-    if not 0 < int(address.rpartition(":")[2]) <= PORTS:
-        raise error("config.value", path=file, name=name, reason=f"ports are from 1 to {PORTS}")
+    """By the parser that reads it when the node runs."""
+    try:
+        target = parse_target(address)
+    except X0tError as err:
+        raise error("config.value", path=file, name=name, reason="write host:port, the port from 1 to 65535") from err
+    if target.node is not None:
+        raise error("config.value", path=file, name=name, reason="write host:port, without a node id")
 
 
 def _check_peer(peer: PeerSettings, number: int, file: str) -> None:
@@ -256,6 +267,12 @@ def _struct_in(annotation: object) -> type[msgspec.Struct] | None:
             if isinstance(deep, type) and issubclass(deep, msgspec.Struct):
                 return deep
     return None
+
+
+def _choices(annotation: object) -> tuple[str, ...]:
+    """The values of a setting that has a few only; else none."""
+    kind = next(iter(get_args(annotation)), None)
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _meta(annotation: object) -> dict[str, object]:

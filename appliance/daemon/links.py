@@ -233,7 +233,8 @@ class Links:
         """Run sync on a stream unless a better one to the same peer is there. `address` if we dialled it."""
         peer = NodeId(stream.peer.node_id)
         dialled = address is not None
-        if not self.is_open_to(peer) or not await self._is_preferred(peer, dialled=dialled):
+        preferred = self.is_open_to(peer) and await self._is_preferred(peer, dialled=dialled)
+        if not preferred or not self.is_open_to(peer):  # again: a cut may have come while we waited
             await stream.close()
             return
         up = self._up[peer] = Up(stream, address)

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from appliance.daemon.node import Node
 
 UNEXPECTED = 1
+EPILOG = (
+    "Exit codes: 0 after a clean stop, 1 unexpected, 2 wrong input, 3 not allowed, 4 not in this state, 5 try later, "
+    "6 integrity. Example: x0td --config /etc/x0t/x0td.toml"
+)
 WORKERS = 2  # threads for blocking calls besides the replica's writer: key files, exports
 
 
@@ -138,10 +142,11 @@ def _stop_on_signals(node: Node, notifier: Notifier, loop: asyncio.AbstractEvent
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="x0td", description="The x0tta6bl4 daemon.", epilog="Example: x0td")
-    parser.add_argument("--config", metavar="FILE", default=os.environ.get("X0T_CONFIG"), help="settings file (TOML)")
+    parser = argparse.ArgumentParser(prog="x0td", description="The x0tta6bl4 daemon.", epilog=EPILOG)
+    config = os.environ.get("X0T_CONFIG")
+    parser.add_argument("--config", metavar="FILE", default=config, help="settings file (TOML); also $X0T_CONFIG")
     parser.add_argument("--data-dir", metavar="DIR", help="overrides data_dir")
-    parser.add_argument("--socket", metavar="PATH", help="overrides control.socket")
+    parser.add_argument("--socket", metavar="PATH", help="overrides control.socket, which overrides $X0T_SOCKET")
     parser.add_argument("--check", action="store_true", help="check the settings and exit")
     parser.add_argument("--version", action="version", version=f"x0td {software()}")
     return parser.parse_args(arguments)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -72,13 +74,21 @@ class Membership:
         """Check a descriptor that came from elsewhere."""
         return open_descriptor(blob, self._by.mldsa_verify)
 
-    def follow(self, blob: bytes) -> None:
-        """Take the descriptor in. Raises `replica.mesh_exists` if the node follows another mesh."""
+    def follow(self, blob: bytes, peers: Iterable[Target] = ()) -> None:
+        """Take the descriptor in, with peers to meet the mesh at; if that fails, nothing has changed.
+
+        Raises `replica.mesh_exists` if the node follows another mesh. Peers of one that it does not follow are dropped.
+        """
         followed = self.descriptor()
         wanted = self.open(blob)
         if followed is not None and followed.mesh != wanted.mesh:
             raise error("replica.mesh_exists", mesh=followed.name)
-        write_whole(self._dir / "mesh.x0t", blob)
+        known = self.peers() if followed is not None else []
+        texts = [str(target) for target in dict.fromkeys([*known, *peers])]
+        with ExitStack() as on_failure:
+            self._replace("peers.json", msgspec.json.encode(texts), on_failure)
+            self._replace("mesh.x0t", blob, on_failure)
+            on_failure.pop_all()
 
     def authority(self) -> NodeKey:
         """The authority key of a new mesh: made now, or left by a founding that was interrupted."""
@@ -102,10 +112,13 @@ class Membership:
             raise error("config.file", path=str(self._dir / "peers.json"), reason=str(err)) from err
         return [parse_target(text) for text in texts]
 
-    def add_peers(self, targets: list[Target]) -> None:
-        """Keep peers for the next start."""
-        texts = [str(target) for target in dict.fromkeys([*self.peers(), *targets])]
-        write_whole(self._dir / "peers.json", msgspec.json.encode(texts))
+    def _replace(self, name: str, data: bytes, on_failure: ExitStack) -> None:
+        """Write a file, and have it put back as it was if what follows fails."""
+        path = self._dir / name
+        before = _content(path)
+        on_failure.callback(_put_back, path, before)
+        if data != before:
+            write_whole(path, data)
 
 
 def found(authority: NodeKey, owner: NodeKey, name: str, now_ms: int, depth: int) -> tuple[bytes, bytes]:
@@ -127,6 +140,22 @@ def found(authority: NodeKey, owner: NodeKey, name: str, now_ms: int, depth: int
         nonce=secrets.token_bytes(16),
     )
     return descriptor, sign_grant(grant, authority.sign)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise error("config.data_dir", path=str(path), reason=err.strerror or str(err)) from err
+
+
+def _put_back(path: Path, before: bytes | None) -> None:
+    if before is None:
+        path.unlink(missing_ok=True)
+    elif _content(path) != before:
+        write_whole(path, before)
 
 
 def write_whole(path: Path, data: bytes) -> None:

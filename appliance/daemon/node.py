@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import structlog
@@ -52,18 +53,15 @@ class Node:
             raise error("replica.no_mesh")
         return self._mesh
 
-    @property
-    def has_mesh(self) -> bool:
-        """True once this node follows a mesh."""
-        return self._mesh is not None
-
     # -- life
 
     async def open(self) -> None:
         """Open the replica of the mesh that this node followed when it last ran."""
         descriptor = await asyncio.to_thread(self.membership.descriptor)
         if descriptor is not None:
-            await self._follow(await self._open(descriptor))
+            known = await asyncio.to_thread(self.membership.peers)
+            async with self._opened(descriptor, known) as mesh:
+                self._follow(mesh)
             self._log.info(events.MESH_OPENED, mesh=MeshId(descriptor.mesh), name=descriptor.name)
 
     async def run(
@@ -103,31 +101,30 @@ class Node:
             now_ms = time.time_ns() // 1_000_000
             authority = await asyncio.to_thread(self.membership.authority)
             depth = self.config.effective_limits().grant_depth
-            blob, grant = await asyncio.to_thread(found, authority, self.key, name, now_ms, depth)
-            authority.wipe()
-            mesh = await self._open(self.membership.open(blob))
             try:
+                blob, grant = await asyncio.to_thread(found, authority, self.key, name, now_ms, depth)
+            finally:
+                authority.wipe()
+            descriptor = await asyncio.to_thread(self.membership.open, blob)
+            async with self._opened(descriptor, []) as mesh:
                 if not mesh.replica.vector:  # else a founding was interrupted after its first batch
                     await mesh.operations.found(grant, mesh.name())
                 await asyncio.to_thread(self.membership.follow, blob)
-            except BaseException:
-                await mesh.close()
-                raise
-            await self._follow(mesh)
+                self._follow(mesh)
             self._log.info(events.MESH_CREATED, mesh=MeshId(mesh.descriptor.mesh), name=name)
         return await self.mesh_record()
 
     async def join(self, blob: bytes, peers: list[Target]) -> records.Mesh:
         """Follow a mesh and meet it at these peers. Repeating it only adds peers."""
         async with self._changing:
-            await asyncio.to_thread(self.membership.follow, blob)
-            await asyncio.to_thread(self.membership.add_peers, peers)
             if self._mesh is None:
-                await self._follow(await self._open(self.membership.open(blob)))
-                self._log.info(
-                    events.MESH_JOINED, mesh=MeshId(self.mesh.descriptor.mesh), name=self.mesh.descriptor.name
-                )
+                descriptor = await asyncio.to_thread(self.membership.open, blob)
+                async with self._opened(descriptor, list(dict.fromkeys(peers))) as mesh:
+                    await asyncio.to_thread(self.membership.follow, blob, peers)
+                    self._follow(mesh)
+                self._log.info(events.MESH_JOINED, mesh=MeshId(descriptor.mesh), name=descriptor.name)
             else:
+                await asyncio.to_thread(self.membership.follow, blob, peers)
                 self._mesh.known_peers = await asyncio.to_thread(self.membership.peers)
                 self._mesh.aim()
         return await self.mesh_record()
@@ -151,9 +148,20 @@ class Node:
         if self._mesh is not None:
             raise error("replica.mesh_exists", mesh=self._mesh.descriptor.name)
 
-    async def _follow(self, mesh: FollowedMesh) -> None:
-        mesh.known_peers = await asyncio.to_thread(self.membership.peers)
-        mesh.aim()
+    @asynccontextmanager
+    async def _opened(self, descriptor: Descriptor, known_peers: list[Target]) -> AsyncIterator[FollowedMesh]:
+        """A mesh that is ready to be followed; closed again if what is done with it fails."""
+        mesh = await self._open(descriptor)
+        try:
+            mesh.known_peers = known_peers
+            mesh.aim()
+            yield mesh
+        except BaseException:
+            await mesh.close()
+            raise
+
+    def _follow(self, mesh: FollowedMesh) -> None:
+        """From here on nothing fails."""
         self._mesh = mesh
         for job in mesh.jobs():
             self.supervisor.add(job)

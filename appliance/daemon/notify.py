@@ -44,10 +44,6 @@ class Notifier:
             return False
         return True
 
-    def status(self, text: str) -> bool:
-        """Show one line of free text in `systemctl status`."""
-        return self.send("STATUS=" + text)
-
 
 def _watchdog_us(env: Mapping[str, str]) -> int:
     usec, pid = env.get("WATCHDOG_USEC", ""), env.get("WATCHDOG_PID", "")

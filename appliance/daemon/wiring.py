@@ -55,7 +55,12 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
     if credentials.node_id != key.id:
         raise error("key.file", path=key.path, reason="it holds another key than when x0td started")
     engine = await asyncio.to_thread(_engine, directory, descriptor, by, config)
-    replica = await Replica(engine, Writer(key.id.raw, key.sign, now_ms), by.mldsa_verify, limits).__aenter__()
+    replica = Replica(engine, Writer(key.id.raw, key.sign, now_ms), by.mldsa_verify, limits)
+    try:
+        await replica.__aenter__()
+    except BaseException:
+        await replica.__aexit__(None, None, None)
+        raise
     mesh = FollowedMesh(config, descriptor, replica, Keys(key.sign, by.mldsa_verify))
     dialler = Dialler(credentials, mesh.answers, limits)
     driver = SyncDriver(replica, limits)
@@ -73,7 +78,12 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
 def _engine(directory: Path, descriptor: Descriptor, by: Provider, config: Config) -> Engine:
     directory.mkdir(mode=0o700, exist_ok=True)
     identity = Identity(mesh=descriptor.mesh, authority_key=descriptor.authority_key)
-    log, view = LogStore(directory / "log.db"), ViewStore(directory / "view.db")
+    log = LogStore(directory / "log.db")
+    try:
+        view = ViewStore(directory / "view.db")
+    except BaseException:
+        log.close()
+        raise
     return Engine(identity, log, view, by.mldsa_verify, config.effective_limits())
 
 

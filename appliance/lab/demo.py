@@ -23,8 +23,8 @@ from appliance.core.errors import X0tError
 from appliance.core.limits import LIMITS
 from appliance.core.records import Batch, Conflict, FileAsk, Grant, Imported, Node, NoEffect
 from appliance.lab.rig import Machine, RigError, machines, refusal, wait_equal
-from appliance.transport.certificates import Credentials
 from appliance.transport.address import Address
+from appliance.transport.certificates import Credentials
 from appliance.transport.dialler import Dialler
 from appliance.trust.keys import create_key, write_public_key
 

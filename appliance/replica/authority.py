@@ -67,6 +67,7 @@ class Authority(Standings):
         self._unsettled = self._unsettled or self._unsettles(mark)
         if not self._unsettled:
             mark.standing, mark.reason = self._judge(mark, [])
+            mark.in_force = mark.standing is IN
             mark.stuck = self.is_stuck(mark.meta)
             self._touched.extend(self._reach_of(mark, fresh=True))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import TypeVar
 
 N = TypeVar("N", bound=Hashable)
 
 
-def source_circles(waits: Mapping[N, Sequence[N]]) -> list[list[N]]:
+def source_circles(waits: Mapping[N, Collection[N]]) -> list[list[N]]:
     """Components that wait for nothing outside themselves. Every key waits for at least one other key or itself."""
     components = list(_components(waits))
     home = {node: number for number, component in enumerate(components) for node in component}
@@ -19,7 +19,7 @@ def source_circles(waits: Mapping[N, Sequence[N]]) -> list[list[N]]:
     ]
 
 
-def _components(waits: Mapping[N, Sequence[N]]) -> Iterator[list[N]]:
+def _components(waits: Mapping[N, Collection[N]]) -> Iterator[list[N]]:
     index: dict[N, int] = {}
     low: dict[N, int] = {}
     on_stack: set[N] = set()

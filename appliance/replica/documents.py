@@ -25,7 +25,9 @@ from appliance.trust.grants import Role
 
 Name = tuple[str, int]  # document, epoch
 NODES: Name = ("nodes", 0)
-_NODE_KEY = re.compile(r"node1[02-9ac-hj-np-z]{58}/(?:tag/(?P<tag>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)|name)")
+TAG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # a label of a host name, RFC 1123 section 2.1
+NAME_CHARS = 64
+_NODE_KEY = re.compile(rf"node1[02-9ac-hj-np-z]{{58}}/(?:tag/(?P<tag>{TAG.pattern})|name)")
 
 
 class DocumentKind(msgspec.Struct, frozen=True):
@@ -41,7 +43,7 @@ def _nodes_scope(op: Op) -> frozenset[str] | None:
     if match is None:
         raise error("document.schema", name=key[:96], reason="it is no node's tag or name")
     tag = match["tag"]
-    if not op.delete and (value is not True if tag else not isinstance(value, str) or not 1 <= len(value) <= 64):
+    if not op.delete and (value is not True if tag else not isinstance(value, str) or not 1 <= len(value) <= NAME_CHARS):
         raise error("document.schema", name=key[:96], reason="a tag is true, a name is a text of 1 to 64 characters")
     return frozenset({tag}) if tag else None
 

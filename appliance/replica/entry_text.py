@@ -102,11 +102,9 @@ def _plain(value: object) -> Json:
     match value:
         case None | bool() | int() | str():
             return value
-        case bytes():
-            return value.hex()
         case list():
             return [_plain(item) for item in value]
         case dict():
             return {key if isinstance(key, str) else str(_plain(key)): _plain(item) for key, item in value.items()}
         case _:
-            return str(value)
+            return value.hex() if isinstance(value, bytes) else str(value)

@@ -1,8 +1,8 @@
 """Folding: brings index and read model up to the log, one transaction at a time.
 
-New batches behind everything that was folded are applied in order. One that lands in the past is put in its place in rows
-and journal, unless what it says moves what follows: then, or when standings change, what follows is taken back by the
-journal and applied again. So nobody makes others fold again by an old date alone. Rows that follow from the set of
+New batches behind everything that was folded are applied in order. One that lands in the past is put in its place in
+rows and journal, unless what it says moves what follows: then, or when standings change, what follows is taken back by
+the journal and applied again. So nobody makes others fold again by an old date alone. Rows that follow from the set of
 batches alone (values of documents, forked logs) are set at the end.
 """
 
@@ -75,19 +75,16 @@ class Folding:
         places = [self._view.first_position(span.author, span.seq, span.after) for span in work.spans]
         start = min((place for place in places if place is not None), default=None)
         effects: Effects = {}
-        for number, (_, item) in enumerate(pending):
+        for _, item in pending:
             place = item.meta.position
-            if place > self._last or (start is not None and place > start):
-                pending = pending[number:]
+            past = place < self._last
+            if past and (start is None or place < start) and self._fold.moves_others(item.signed, item.meta):
+                start = place
+            if start is not None and place >= start:
                 break
-            if self._fold.moves_others(item.signed, item.meta):
-                pending, start = pending[number:], place
-                break
-            effects[item.meta.hash] = self._fold.apply(item.signed, item.meta, past=True)
-        else:
-            pending = ()
+            effects[item.meta.hash] = self._fold.apply(item.signed, item.meta, past=past)
         if start is None:
-            return effects | {item.meta.hash: self._fold.apply(item.signed, item.meta) for _, item in pending}
+            return effects
         self._take_back(start)
         for signed, meta in self._from(start, work.batches):
             applied = self._fold.apply(signed, meta)

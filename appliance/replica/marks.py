@@ -85,7 +85,3 @@ class Mark:
         held = frozenset(self.grant.roles)
         kept = held - taken if taken else frozenset()
         return implied_roles(tuple(kept | (held & STRONG if weak else frozenset())))
-
-    def is_grant(self) -> bool:
-        """True for a mark that publishes a grant."""
-        return isinstance(self.body, GrantEntry)

@@ -17,7 +17,7 @@ from appliance.core.ids import NodeId, node_id
 from appliance.replica.ancestry import Meta
 from appliance.replica.batch import Entry, Sign
 from appliance.replica.change_codec import Scalar
-from appliance.replica.documents import NODES
+from appliance.replica.documents import NAME_CHARS, NODES, TAG
 from appliance.replica.engine import Engine
 from appliance.replica.entries import (
     AnnounceEntry,
@@ -32,7 +32,7 @@ from appliance.replica.epochs import covered_digest
 from appliance.replica.marks import STRONG, Mark, Standing
 from appliance.replica.reports import Receipt
 from appliance.replica.service import Replica
-from appliance.trust.grants import Grant, Role, implied_roles, sign_grant
+from appliance.trust.grants import Grant, Role, active_at, implied_roles, sign_grant
 
 
 class GrantAsk(msgspec.Struct, frozen=True):
@@ -63,7 +63,8 @@ class Operations:
         return await self._replica.append([make(AnnounceEntry(name, tuple(endpoints), software))])
 
     async def grant(self, ask: GrantAsk) -> Receipt:
-        """Give roles to a key. Raises `grant.role` or `grant.widens` if this node may not."""
+        """Give roles to a key. Raises `grant.role` or `grant.widens` if this node may not, or `tags.form`."""
+        _demand_tags(ask.scope)
         return await self._replica.edit(lambda engine, now_ms: [self._grant(engine, ask, now_ms)])
 
     async def revoke(self, target: bytes, roles: Sequence[Role], reason: str) -> Receipt:
@@ -71,12 +72,15 @@ class Operations:
         return await self._replica.edit(lambda engine, _now_ms: [self._revoke(engine, target, roles, reason)])
 
     async def set_tags(self, node: bytes, add: Sequence[str], remove: Sequence[str]) -> Receipt:
-        """Change the tags of a node."""
+        """Change the tags of a node. Raises `tags.form` for what cannot be a tag."""
+        _demand_tags([*add, *remove])
         self._demand(Role.ADMIN)
         return await self._replica.edit(lambda engine, now_ms: [self._tags(engine, node, add, remove, now_ms)])
 
     async def set_name(self, node: bytes, name: str) -> Receipt:
-        """Give a node the name by which people know it; empty takes it away."""
+        """Give a node the name by which people know it; empty takes it away. Raises `tags.name`."""
+        if len(name) > NAME_CHARS or not name.isprintable():
+            raise error("tags.name", name=name)
         self._demand(Role.ADMIN)
         return await self._replica.edit(lambda engine, now_ms: [self._name(engine, node, name, now_ms)])
 
@@ -118,7 +122,7 @@ class Operations:
         own = [
             mark
             for mark in engine.authority.grants.get(self._replica.node, ())
-            if mark.standing is Standing.IN and _held(mark).not_before_ms <= now_ms <= _held(mark).not_after_ms
+            if mark.standing is Standing.IN and active_at(_held(mark), now_ms)
         ]
         able = [mark for mark in own if _allows(_held(mark), ask) and mark.depth + 1 < engine.limits.grant_depth]
         if not able:
@@ -181,6 +185,12 @@ class Operations:
     def _demand(self, need: Role) -> None:
         if not self._replica.holds(need):
             raise error("grant.role", role=need.value)
+
+
+def _demand_tags(texts: Sequence[str]) -> None:
+    for text in texts:
+        if TAG.fullmatch(text) is None:
+            raise error("tags.form", tag=text)
 
 
 def _checkpoint(engine: Engine, horizon_ms: int) -> Entry:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from appliance.core.clock import hlc_ms
 from appliance.replica.ancestry import Ancestry, Fork, Meta
 from appliance.replica.circles import source_circles
-from appliance.replica.entries import CheckpointEntry
+from appliance.replica.entries import CheckpointEntry, RevokeEntry
 from appliance.replica.marks import Key, Mark, Rank, Standing
 from appliance.trust.grants import Role
 
@@ -58,36 +58,56 @@ class Standings:
     def _settle_all(self) -> None:
         for mark in self.marks:
             mark.standing, mark.reason, mark.stuck = OPEN, "", self.is_stuck(mark.meta)
-        undecided = list(self.marks)
-        while undecided:
-            waits: dict[Mark, list[Mark]] = {}
-            for mark in undecided:
-                waits_for: list[Mark] = []
-                mark.standing, mark.reason = self._judge(mark, waits_for)
-                if mark.standing is OPEN:
-                    waits[mark] = waits_for
-            remaining = [mark for mark in undecided if mark.standing is OPEN]
-            if len(remaining) == len(undecided):
-                self._break_circle(waits)
-                remaining = [mark for mark in remaining if mark.standing is OPEN]
-            undecided = remaining
+        waits: dict[Mark, set[Mark]] = {}  # what each open mark waits for
+        waiters: dict[Mark, set[Mark]] = {}  # who waits for each, now or earlier
+        due: list[Mark] = self.marks
+        while due or waits:
+            decided = [] if due else self._break_circles(waits)
+            for mark in due:
+                self._open_or_decide(mark, waits, waiters, decided)
+            again = {waiter for mark in decided for waiter in waiters.pop(mark, ()) if _concerns(mark, waiter, waits)}
+            due = sorted(again, key=lambda mark: mark.key)
         for mark in self.marks:  # of several reasons, the same one in whatever order they were found
             if mark.standing is OUT and mark.reason != "conflict":
                 mark.reason = self._judge(mark, [])[1]
 
-    def _break_circle(self, waits: dict[Mark, list[Mark]]) -> None:
-        """The most junior mark of a circle loses. Grants do not count: they rest on what came before them."""
-        members = [mark for circle in source_circles(waits) for mark in circle if mark.grant is None]
-        junior = max(members, key=self._seniority)
-        junior.standing, junior.reason = OUT, "conflict"
+    def _open_or_decide(
+        self, mark: Mark, waits: dict[Mark, set[Mark]], waiters: dict[Mark, set[Mark]], decided: list[Mark]
+    ) -> None:
+        waits_for: list[Mark] = []
+        mark.standing, mark.reason = self._judge(mark, waits_for)
+        if mark.standing is OPEN:
+            waits[mark] = set(waits_for)
+            for other in waits_for:
+                waiters.setdefault(other, set()).add(mark)
+        else:
+            waits.pop(mark, None)
+            decided.append(mark)
+
+    def _break_circles(self, waits: dict[Mark, set[Mark]]) -> list[Mark]:
+        """In each circle the most junior key loses, with all that it has there: so n keys are n steps at most.
+
+        Grants do not count: they rest on what came before them.
+        """
+        losers: list[Mark] = []
+        for circle in source_circles(waits):
+            fighting = [mark for mark in circle if mark.grant is None]
+            junior = max(fighting, key=self._seniority).meta.author
+            losers += [mark for mark in fighting if mark.meta.author == junior]
+        for mark in losers:
+            mark.standing, mark.reason = OUT, "conflict"
+            del waits[mark]
+        return losers
 
     def _seniority(self, mark: Mark) -> tuple[Rank, tuple[int, bytes, int]]:
         """Smaller is more senior: the rank of the best grant that the mark still rests on, then its place."""
-        held = [
-            grant
-            for grant in mark.supports
-            if grant.standing is not OUT and self._voids(grant, mark.meta, mark.needs, []) is not IN
-        ]
+        held = mark.supports
+        if len(held) > 1:  # the only one holds, or the mark would not be open
+            held = tuple(
+                grant
+                for grant in held
+                if grant.standing is not OUT and self._voids(grant, mark.meta, mark.needs, []) is not IN
+            )
         return (min(grant.rank for grant in held), mark.key)
 
     def _judge(self, mark: Mark, waits_for: list[Mark]) -> tuple[Standing, str]:
@@ -267,3 +287,13 @@ def _any_of(checkpoints: Iterable[Mark], waits_for: list[Mark]) -> Standing:
             waits.append(checkpoint)
     waits_for += waits
     return OPEN if waits else OUT
+
+
+def _concerns(decided: Mark, waiter: Mark, waits: dict[Mark, set[Mark]]) -> bool:
+    """True if the waiter must be judged again. One revocation less decides nothing while something else is open."""
+    left = waits.get(waiter)
+    if left is None:
+        return False
+    left.discard(decided)
+    spent = decided.standing is OUT and isinstance(decided.body, RevokeEntry)
+    return not (left and spent and len(waiter.supports) == 1)

@@ -50,13 +50,6 @@ class LogStore:
         with self._coded():
             return list(self._db.execute(query, (arrival, limit)))
 
-    def scan(self, chunk: int = 500) -> Iterator[tuple[int, bytes, bytes | None]]:
-        """All rows in order of arrival, read in chunks so that a long scan holds no transaction open."""
-        arrival = 0
-        while rows := self.after(arrival, chunk):
-            yield from rows
-            arrival = rows[-1][0]
-
     def last_arrival(self) -> int:
         """Arrival number of the newest batch; 0 in an empty log."""
         with self._coded():

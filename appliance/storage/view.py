@@ -90,7 +90,7 @@ class ViewStore(IndexStore):
         self._past = False
 
     def begin_past(self, position: Position) -> None:
-        """Rows put from now on are journalled under this place, among others; only rows of members may have followed."""
+        """As `begin`, among others; of the rows put now, only those of members may have been put again since."""
         self.begin(position)
         self._past = True
 

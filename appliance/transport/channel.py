@@ -7,7 +7,7 @@ any byte of data goes either way. It never decides who may come in and never tou
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -26,6 +26,8 @@ HYBRID_GROUP: Final = "X25519MLKEM768"  # draft-ietf-tls-ecdhe-mlkem, code point
 SLICE_BYTES: Final = 16_384  # one record; OpenSSL moves what a BIO holds at each write: it must hold little
 _RECORD_BYTES: Final = SLICE_BYTES + 256  # RFC 8446 section 5.2: so much longer may a record be
 _ALERT, _HANDSHAKE = 0x15, 0x16  # first byte of a record, RFC 8446 section 5.1
+
+E = TypeVar("E", bound=Exception)
 
 # The end of OpenSSL's reason -> our key and its details.
 _REASONS: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
@@ -85,7 +87,7 @@ class PqChannel(ssl.SSLObject):
             try:
                 self._shake_hands()
             except TlsFailure as failure:
-                self.failure = failure
+                self.failure = _without_frames(failure)
                 self._flush()
                 if self._context.on_failure is None:
                     raise
@@ -121,7 +123,7 @@ class PqChannel(ssl.SSLObject):
         try:
             self.peer = self._context.judge(certificate)
         except X0tError as refusal:
-            self.refusal = refusal
+            self.refusal = _without_frames(refusal)
             if not self._server_side:
                 raise TlsFailure(refusal) from refusal
 
@@ -293,3 +295,12 @@ def _failure(err: SSL.Error) -> TlsFailure:
         if reason.endswith(suffix):
             return TlsFailure(error(key, **details))
     return TlsFailure(error("tls.handshake", reason=reason))
+
+
+def _without_frames(err: E) -> E:
+    """The error without its tracebacks: their frames hold the channel that keeps it, a third of a MiB in a circle."""
+    cause: BaseException | None = err
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return err

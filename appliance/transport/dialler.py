@@ -81,7 +81,7 @@ def backoff_s(attempt: int, jitter: float, limits: Limits) -> float:
 
     *jitter* is in [0, 1): peers that lost the same hub must not come back in step.
     """
-    ceiling = min(limits.peer_backoff_max_s, limits.peer_backoff_min_s << min(attempt, 32))
+    ceiling = min(limits.redial_max_s, limits.peer_backoff_min_s << min(attempt, 32))
     return max(float(limits.peer_backoff_min_s), ceiling * (1 + jitter) / 2)
 
 

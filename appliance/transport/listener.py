@@ -243,7 +243,10 @@ class Listener:
             compress=False,
             max_msg_size=self._limits.sync_frame_bytes + 1,  # aiohttp refuses what reaches the number
         )
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError as err:
+            raise web.HTTPServiceUnavailable from err  # the peer left at once; aiohttp finds nobody to tell
         stream = WebSocketStream(socket, peer, self._limits, _nothing_to_release)
         self._streams.add(stream)
         try:

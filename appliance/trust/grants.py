@@ -121,7 +121,9 @@ def check_chain(
 ) -> Grant:
     """The leaf of a chain (leaf first, `limits.grant_depth` at most), checked offline up to the authority.
 
-    The leaf's times lie inside those of the chain, so `active_at` of the leaf speaks for all of it.
+    The leaf's times lie inside those of the chain, so `active_at` of the leaf speaks for all of it. A log publishes
+    each grant in a batch of its issuer and is judged by the fold; this is for who holds a chain and no log, such as the
+    verifier of a token. Both accept the same chains, which a law in tests/properties holds them to.
     """
     if not chain:
         raise error("grant.malformed", reason="the chain is empty")

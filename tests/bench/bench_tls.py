@@ -19,8 +19,8 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from appliance.core.limits import LIMITS, Limits
-from appliance.transport.certificates import Credentials
 from appliance.transport.address import Address
+from appliance.transport.certificates import Credentials
 from appliance.transport.dialler import Dialler
 from appliance.transport.listener import Listener
 from appliance.transport.peers import PeerIdentity, Verdict

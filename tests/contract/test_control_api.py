@@ -168,8 +168,10 @@ def test_tags_and_names_are_set_and_taken(founder: Machine) -> None:
     assert (shown().tags, shown().name) == (("camera",), "press 3")
     again = TagsAsk(add=("camera",))
     assert refusal(lambda: founder.client.send("PATCH", f"/nodes/{node}/tags", again, Receipt)) == "tags.unchanged"
-    bad = TagsAsk(add=("Not A Tag",))
-    assert refusal(lambda: founder.client.send("PATCH", f"/nodes/{node}/tags", bad, Receipt)) == "document.schema"
+    bad = TagsAsk(add=("Line 1",))
+    assert refusal(lambda: founder.client.send("PATCH", f"/nodes/{node}/tags", bad, Receipt)) == "tags.form"
+    long = NameAsk(name="x" * 65)
+    assert refusal(lambda: founder.client.send("PUT", f"/nodes/{node}/name", long, Receipt)) == "tags.name"
 
 
 def test_a_node_is_found_by_the_beginning_of_its_id_or_the_name_that_an_admin_gave_but_not_its_own(
@@ -348,7 +350,7 @@ runpy.run_module("appliance.cli", run_name="__main__")
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.usefixtures("root")
 def test_the_file_modes_keep_other_users_out_before_the_daemon_has_to(bare: Machine) -> None:
     knock = [sys.executable, "-c", _AS_NOBODY, str(bare.socket)]
     done = subprocess.run(knock, capture_output=True, text=True, check=False)

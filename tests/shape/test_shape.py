@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core.errors import ERRORS
+from appliance.core.limits import Limits
 from tests.shape.source import ROOT, called, files, nodes, place, python_files, text, tree
 
 CODE = ("appliance", "tests", "tools")
@@ -162,6 +163,17 @@ def test_every_limit_has_its_unit_and_origin_beside_it() -> None:
     ]
     assert fields
     none_of(place(path, node) for node in fields if "#" not in lines[node.lineno - 1])
+
+
+def test_every_limit_is_kept_somewhere() -> None:
+    """A bound that nothing reads bounds nothing. Read as `limits.NAME`, whatever the record of limits hangs on."""
+    read = {
+        node.attr
+        for path, node in nodes("appliance")
+        if path.name != "limits.py" and isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+        if ast.unparse(node.value).rpartition(".")[2].lstrip("_").lower() == "limits"
+    }
+    none_of(set(Limits.__struct_fields__) - read)
 
 
 def test_every_decision_is_in_the_index() -> None:

@@ -11,7 +11,7 @@ from appliance.replica.entries import ChangeEntry, CheckpointEntry, GrantEntry, 
 from appliance.trust.grants import peek_grant
 from tests.sim.histories import History
 from tests.sim.oracle import Oracle
-from tests.sim.world import START_MS, Mesh, Replica
+from tests.sim.world import START_MS, Mesh, Replica, log_rows
 
 _FORMS = Documents(lambda _name: ())
 Reasons = dict[tuple[bytes, int], str | None]
@@ -42,7 +42,7 @@ def _of_change(oracle: Oracle, batch: SignedBatch, index: int) -> str | None:
 
 def disagreements(replica: Replica, oracle: Oracle) -> list[str]:
     """Where a replica that holds every batch differs from the oracle; empty if all is well."""
-    held = {digest for _, digest, _ in replica.log.scan()}
+    held = {digest for _, digest, _ in log_rows(replica.log)}
     found = [f"{digest.hex()[:6]} is in one log only" for digest in held ^ set(oracle.admitted)]
     if found:
         return found

@@ -26,7 +26,7 @@ from appliance.replica.vector import Vector
 from appliance.storage.log import LogStore
 from appliance.storage.view import ViewStore
 from tests.faults.crash_vfs import Disk, Recorder
-from tests.sim.world import Dump, Member, Mesh
+from tests.sim.world import Dump, Member, Mesh, log_rows
 
 MEMORY = Path(":memory:")
 _RECORDERS: dict[str, Recorder] = {}  # a VFS is registered once in a process
@@ -88,7 +88,7 @@ class Node:
         self.vector = Vector.from_rows((meta.author, meta.seq, meta.hash) for meta in heads)
         self.committed: list[bytes] = []  # since the start, in order
         self.logs: dict[bytes, list[SignedBatch]] = {}
-        for _, _, blob in self.log.scan():
+        for _, _, blob in log_rows(self.log):
             self._remember(parse_batch(blob or b"", self.limits))
         self._flushed()
 
@@ -132,7 +132,7 @@ class Node:
 
     def hashes(self) -> set[bytes]:
         """Everything in the log."""
-        return {digest for _, digest, _ in self.log.scan()}
+        return {digest for _, digest, _ in log_rows(self.log)}
 
     def _make_durable(self) -> None:
         written = self.engine.commit()

@@ -275,14 +275,19 @@ class Oracle:
                 assert state == OUT
 
     def _break_circle(self, undecided: list[Claim]) -> None:
-        by_key = {c.key: c for c in undecided}
         reach = {c.key: set(c.waits) for c in undecided}
         for _ in undecided:
             for key, found in reach.items():
                 reach[key] = found.union(*(reach[other] for other in found))
         circles = [c for c in undecided if all(c.key in reach[other] for other in reach[c.key])]
         junior = max((c for c in circles if c.grant is None), key=self._seniority)
-        by_key[junior.key].state, by_key[junior.key].reason = OUT, "conflict"
+        for claim in circles:  # the most junior key loses, with all that it has in this circle
+            if (
+                claim.grant is None
+                and claim.batch.batch.author == junior.batch.batch.author
+                and (claim is junior or claim.key in reach[junior.key])
+            ):
+                claim.state, claim.reason = OUT, "conflict"
 
     def _rank(self, grant: Claim) -> tuple[int, int, bytes]:
         held = grant.grant

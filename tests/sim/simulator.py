@@ -31,7 +31,7 @@ from tests.sim.network import Link
 from tests.sim.node import Node, PowerCutError
 from tests.sim.oracle import Oracle
 from tests.sim.scribe import Scribe, Tape
-from tests.sim.world import START_MS, Member, Mesh, Replica
+from tests.sim.world import START_MS, Member, Mesh, Replica, log_rows
 
 HONEST = ("anna", "bert", "cleo")
 HOSTILE = ("mona", "mona-clone")
@@ -328,7 +328,7 @@ class _World:
             replica.take(*sorted(batches, key=lambda batch: batch.hash))
             broken = [] if replica.dump() == node.dump() else ["another order of arrival gives other rows"]
         else:
-            replica.log.append([(digest, blob) for _, digest, blob in node.log.scan() if blob is not None])
+            replica.log.append([(digest, blob) for _, digest, blob in log_rows(node.log) if blob is not None])
             replica.restart()
             broken = [] if replica.dump() == node.dump() else ["a view that is made from the log has other rows"]
         oracle = Oracle(self.mesh.id, self.mesh.authority_key, self.mesh.verify, batches, self.mesh.limits)

@@ -34,6 +34,11 @@ KEY_BYTES = 1952
 Dump = list[tuple[str, list[tuple[Value, ...]]]]
 
 
+def log_rows(log: LogStore) -> list[tuple[int, bytes, bytes | None]]:
+    """Everything in a log: (arrival, hash, signed bytes)."""
+    return log.after(0, log.last_arrival())
+
+
 class FastSignatures:
     """Signatures for tests where the arithmetic of ML-DSA is not the point: SHA-256 under a secret, padded."""
 

@@ -37,6 +37,7 @@ ANSWERS: dict[tuple[str, str], object] = {
     ("GET", "/v1/replica/no-effect"): [],
     ("GET", "/v1/mesh"): error("replica.no_mesh"),
     ("POST", "/v1/mesh"): error("grant.role", role="owner"),
+    ("POST", "/v1/grants"): error("id.text", text="nosuch", reason="it has no prefix"),
     ("GET", "/v1/nodes"): {"type": "x", "key": "some.day", "detail": "Unheard of.", "hint": "Wait.", "exit_code": 5},
 }
 STREAMS: dict[str, list[object]] = {
@@ -160,9 +161,31 @@ def test_a_destructive_command_without_a_terminal_needs_yes(
     daemon: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    assert x0t(daemon, "role", "revoke", "node1abc") == 130
+    for command in (("role", "revoke", "node1abc"), ("replica", "rebuild", "--json")):
+        assert x0t(daemon, *command) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert "Add --yes" in shown.err
     assert x0t(daemon, "role", "revoke", "node1abc", "--yes") == 0
     assert "Revoked every role" in capsys.readouterr().err
+
+
+def test_what_is_neither_a_file_nor_a_node_is_called_so(daemon: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert x0t(daemon, "role", "grant", "--key", "nosuch", "member") == 2
+    assert "no such file, and no node id: nosuch." in capsys.readouterr().err
+
+
+def test_a_key_file_is_read_and_checked_here(
+    daemon: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "k").write_text("ml-dsa-65 AAAA\n")
+    assert x0t(daemon, "role", "grant", "--key", str(tmp_path / "k"), "member") == 2
+    assert "key.format" in capsys.readouterr().err
+
+
+def test_the_help_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    assert "130 interrupted" in capsys.readouterr().out
 
 
 def test_a_batch_that_was_written_without_effect_is_no_success(daemon: str, capsys: pytest.CaptureFixture[str]) -> None:

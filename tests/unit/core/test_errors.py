@@ -36,6 +36,19 @@ def test_a_family_has_a_status_and_an_exit_code(family: type[X0tError], status: 
     assert (family.family_status, family.exit_code) == (status, exit_code)
 
 
+@pytest.mark.parametrize(
+    "reason, end",
+    [
+        ("a word", "a word."),
+        ("a sentence.", "a sentence."),
+        ("a question?", "a question?"),
+        ("left out...", "left out..."),
+    ],
+)
+def test_a_message_ends_with_one_full_stop(reason: str, end: str) -> None:
+    assert error("config.value", path="f", name="n", reason=reason).message == f"f: the setting n is not valid: {end}"
+
+
 @pytest.mark.parametrize("key", ERRORS)
 def test_a_row_of_the_table_is_complete(key: str) -> None:
     spec = ERRORS[key]

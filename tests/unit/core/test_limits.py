@@ -24,7 +24,7 @@ def test_a_larger_thing_has_room_for_the_smaller() -> None:
     assert LIMITS.sync_frame_bytes <= LIMITS.sync_window_bytes <= LIMITS.sync_duplicates_bytes
     assert LIMITS.value_bytes < LIMITS.change_bytes
     assert LIMITS.connections_per_peer <= LIMITS.connections
-    assert LIMITS.peer_backoff_min_s <= LIMITS.peer_backoff_max_s
+    assert LIMITS.peer_backoff_min_s <= LIMITS.redial_max_s <= LIMITS.peer_backoff_max_s
     assert LIMITS.group_commit <= LIMITS.append_queue
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from appliance.core.errors import InputError
+from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
 from appliance.daemon.config import Config, load, parse
+
+NODE = NodeId(bytes(32))
 
 
 def test_an_empty_file_gives_the_defaults() -> None:
@@ -28,7 +32,7 @@ def test_all_tables_are_read() -> None:
         [[peers]]
         address = "gateway-1:7330"
         [sync]
-        compare_every = "2m"
+        redial_max = "2m"
         [limits]
         parked_bytes = "64MiB"
         handshake_s = "5s"
@@ -37,9 +41,10 @@ def test_all_tables_are_read() -> None:
     assert config.data_dir == "/srv/x0t"
     assert config.listen.port == 0
     assert config.peers[0].address == "gateway-1:7330"
-    assert config.sync.compare_every == 120
+    assert config.sync.redial_max == 120
     limits = config.effective_limits()
     assert (limits.parked_bytes, limits.handshake_s) == (64 << 20, 5)
+    assert (limits.redial_max_s, limits.peer_backoff_max_s) == (120, Limits().peer_backoff_max_s)
     assert limits.batch_bytes == Limits().batch_bytes
 
 
@@ -53,19 +58,22 @@ def test_all_tables_are_read() -> None:
         ("zzz = 1", "config.unknown_key", "known here: control, data_dir"),
         ("[listen]\nport = 70000", "config.value", "listen.port"),
         ("[listen]\nport = '1'", "config.value", "expected `int`"),
-        ("[sync]\ncompare_every = 30", "config.value", "expected text with a unit"),
-        ("[sync]\ncompare_every = '30 parsecs'", "config.value", "sync.compare_every"),
-        ("[sync]\ncompare_every = '500ms'", "config.value", "whole seconds"),
+        ("[sync]\nredial_max = 30", "config.value", "expected text with a unit"),
+        ("[sync]\nredial_max = '30 parsecs'", "config.value", "sync.redial_max"),
+        ("[sync]\nredial_max = '500ms'", "config.value", "in whole seconds."),
         ("[[peers]]\naddress = 'nowhere'", "config.value", "peers[0].address"),
         ("[[peers]]\naddress = 'a:65536'", "config.value", "peers[0].address"),
-        ("[[peers]]\naddress = 'a:0'", "config.value", "ports are from 1 to 65535"),
+        ("[[peers]]\naddress = 'a:0'", "config.value", "the port from 1 to 65535"),
         ("node.endpoints = ['a:1', 'b:99999']", "config.value", "node.endpoints[1]"),
         ('node.endpoints = ["a\\u0000:1"]', "config.value", "node.endpoints"),
         ('data_dir = "/a\\u0000"', "config.value", "data_dir"),
+        ('control.socket = "/a\\u0000"', "config.value", "control.socket"),
         ("limits.connections = 99999999999999999999999999", "config.value", "limits.connections"),
         ("a = " + "[" * 5000, "config.file", "nested too deeply"),
         ("[[peers]]\naddress = 'a:1'\nnode = 'node1xx'", "config.value", "peers[0].node"),
         ("[pq]\nprovider = 'rot13'", "config.value", "pq.provider"),
+        ("[pq]\nprovider = 'rot13'", "config.value", "choose one of auto, liboqs, openssl."),
+        ("[log]\nlevel = 'all'", "config.value", "choose one of debug, info, warning, error."),
         ("listen = 5", "config.value", "listen"),
         ("port = ", "config.file", "Invalid value"),
     ],
@@ -76,3 +84,15 @@ def test_what_is_wrong_is_named_with_its_file_and_place(text: str, key: str, say
     assert caught.value.key == key
     assert says in caught.value.message
     assert "/etc/x0t/x0td.toml" in caught.value.message
+    assert not caught.value.message.endswith(("..", "?."))
+
+
+@pytest.mark.parametrize("address", ["1.2.3.4:99999", "gw:0", "gw", ":1", "::1:1", "a b:1", "gw:1\n", f"{NODE}@gw:1"])
+@pytest.mark.parametrize(
+    "setting, text", [("peers[0].address", "[[peers]]\naddress = "), ("node.endpoints[0]", "[node]\nendpoints = [")]
+)
+def test_an_address_that_the_node_could_not_use_is_refused_in_words(address: str, setting: str, text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text + json.dumps(address) + ("]" if "[node]" in text else ""))
+    assert (caught.value.key, caught.value.detail["name"]) == ("config.value", setting)
+    assert caught.value.detail["reason"].startswith("write host:port")

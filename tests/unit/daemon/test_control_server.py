@@ -162,7 +162,7 @@ print(connection.getresponse().status)
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.usefixtures("root")
 async def test_another_user_is_turned_away_by_the_kernels_word_even_if_the_file_modes_let_it_in() -> None:
     ready = asyncio.Event()
     with tempfile.TemporaryDirectory() as name:

@@ -19,7 +19,7 @@ from appliance.transport.peers import PeerIdentity
 
 A, B, C = (NodeId(bytes([n]) * 32) for n in (1, 2, 3))
 AT_B, AT_C = Address("b", 1), Address("c", 1)
-LIMITS = Limits(peer_backoff_min_s=0, peer_backoff_max_s=0)
+LIMITS = Limits(peer_backoff_min_s=0, peer_backoff_max_s=0, redial_max_s=0)
 
 
 class Wire:
@@ -42,6 +42,19 @@ class Wire:
     def fail(self, failure: Exception) -> None:
         self.failure = failure
         self.closed.set()
+
+
+class Slow(Wire):
+    """One that takes its time to close."""
+
+    def __init__(self, peer: NodeId) -> None:
+        super().__init__(peer)
+        self.asked, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def close(self, reason: str = "") -> None:
+        self.asked.set()
+        await self.let_go.wait()
+        await super().close(reason)
 
 
 class Net:
@@ -139,6 +152,22 @@ async def test_cut_closes_all_and_refuses_new_ones_until_restore() -> None:
         links.restore(None)
         await net.dialled.get()
         await until(links, lambda: B in links.up())
+
+
+async def test_a_stream_that_was_to_replace_another_stays_down_if_a_cut_comes_first() -> None:
+    net = Net()
+    async with links_of(A, net) as (links, group):
+        old, new = Slow(B), Wire(B)
+        group.create_task(links.handle(old.peer, old))
+        await until(links, lambda: B in links.up())
+        group.create_task(links.handle(new.peer, new))
+        await old.asked.wait()  # the new one waits for the old one to close
+        cutting = group.create_task(links.cut(B))
+        await asyncio.sleep(0)
+        old.let_go.set()
+        assert await cutting == 1
+        await new.closed.wait()
+        assert not links.up()
 
 
 async def test_cut_can_be_of_one_peer() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,19 @@ from appliance.trust.grants import Role, check_chain
 from appliance.trust.pqc import provider
 
 BY = provider("openssl")
+GATEWAY, V6 = parse_target("gw:1"), parse_target("[::1]:2")
 NOW_MS = 1_700_000_000_000
+
+
+@contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    """As on a full disk: the kernel cuts every write at this size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -65,11 +80,37 @@ def test_an_interrupted_founding_goes_on_with_the_same_authority(membership: Mem
 
 def test_peers_are_kept_without_doubles(membership: Membership, tmp_path: Path) -> None:
     assert membership.peers() == []
-    gateway, v6 = parse_target("gw:1"), parse_target("[::1]:2")
-    membership.add_peers([gateway])
-    membership.add_peers([gateway, v6])
-    assert membership.peers() == [gateway, v6]
-    assert [path.name for path in tmp_path.iterdir()] == ["peers.json"]
+    (tmp_path / "other").mkdir()
+    blob = founded(Membership(tmp_path / "other", BY))
+    membership.follow(blob, [GATEWAY])
+    membership.follow(blob, [GATEWAY, V6])
+    assert membership.peers() == [GATEWAY, V6]
+    assert {path.name for path in tmp_path.iterdir()} == {"peers.json", "mesh.x0t", "other"}
+
+
+def test_a_descriptor_that_cannot_be_written_leaves_the_files_as_they_were(
+    membership: Membership, tmp_path: Path
+) -> None:
+    blob = founded(membership)
+
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    before = files()
+    with files_of_at_most(1000), pytest.raises(InputError, match=r"mesh\.x0t"):  # a descriptor has 5 KiB
+        membership.follow(blob, [GATEWAY])
+    assert files() == before
+    membership.follow(blob, [GATEWAY])
+    before = files()
+    with files_of_at_most(10), pytest.raises(InputError, match=r"peers\.json"):
+        membership.follow(blob, [V6])
+    assert files() == before
+
+
+def test_peers_of_a_mesh_that_was_never_followed_are_dropped(membership: Membership, tmp_path: Path) -> None:
+    (tmp_path / "peers.json").write_text("{")  # the power went before the descriptor was written
+    membership.follow(founded(membership), [V6])
+    assert membership.peers() == [V6]
 
 
 def test_a_damaged_peer_file_is_named(membership: Membership, tmp_path: Path) -> None:

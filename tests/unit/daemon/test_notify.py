@@ -26,7 +26,7 @@ def test_without_a_manager_nothing_happens(tmp_path: Path) -> None:
 def test_a_status_is_one_line(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "n"))
-        Notifier({"NOTIFY_SOCKET": str(tmp_path / "n")}).status("two\nlines")
+        Notifier({"NOTIFY_SOCKET": str(tmp_path / "n")}).send("STATUS=two\nlines")
         assert manager.recv(100) == b"STATUS=two\\nlines"
 
 

@@ -18,8 +18,8 @@ from OpenSSL import SSL
 
 from appliance.core.errors import ERRORS, X0tError
 from appliance.core.limits import LIMITS, Limits
-from appliance.transport.certificates import Credentials
 from appliance.transport.address import Address
+from appliance.transport.certificates import Credentials
 from appliance.transport.dialler import Dialler
 from appliance.transport.listener import Listener, StreamHandler
 from appliance.transport.peers import PeerIdentity

@@ -11,7 +11,7 @@ from appliance.transport.dialler import backoff_s
 
 @pytest.mark.parametrize(
     "attempt, jitter, seconds",
-    [(0, 0.0, 1.0), (0, 0.99, 1.0), (1, 0.0, 1.0), (1, 0.5, 1.5), (3, 0.0, 4.0), (3, 0.5, 6.0), (99, 0.0, 150.0)],
+    [(0, 0.0, 1.0), (0, 0.99, 1.0), (1, 0.0, 1.0), (1, 0.5, 1.5), (3, 0.0, 4.0), (3, 0.5, 6.0), (99, 0.0, 15.0)],
 )
 def test_the_wait_doubles_and_half_of_it_is_chance(attempt: int, jitter: float, seconds: float) -> None:
     assert backoff_s(attempt, jitter, LIMITS) == seconds
@@ -24,7 +24,7 @@ def test_the_wait_doubles_and_half_of_it_is_chance(attempt: int, jitter: float, 
     st.integers(60, 3600),
 )
 def test_the_wait_stays_within_its_limits_and_never_shrinks(attempt: int, jitter: float, least: int, most: int) -> None:
-    limits = Limits(peer_backoff_min_s=least, peer_backoff_max_s=most)
+    limits = Limits(peer_backoff_min_s=least, redial_max_s=most)
     wait = backoff_s(attempt, jitter, limits)
     assert least <= wait <= most
     assert wait <= backoff_s(attempt + 1, jitter, limits)

@@ -121,6 +121,41 @@ async def test_nothing_is_left_after_hundreds_of_connections(alice: Node, bob: N
     assert [str(leak.message) for leak in leaks] == []
 
 
+@pytest.mark.parametrize("manners", [Manners(MLDSA), BAD_TLS["X25519 alone"][0], UNPARSED], ids=["stranger", "TLS", "DER"])
+async def test_a_refused_peer_is_forgotten_without_the_cycle_collector(
+    alice: Node, tmp_path: Path, manners: Manners
+) -> None:
+    alice.strangers.add(make_id(MLDSA))
+    context = manners.context(tmp_path)
+    gc.collect()
+    gc.disable()
+    try:
+        async with listening(alice) as served:
+            for _ in range(3):
+                async with raw_client(context, served.address) as client:
+                    with suppress(SSL.Error, EOFError, OSError):
+                        await client.handshake()
+                        await client.send(UPGRADE)
+                        await client.receive_all()
+            await until(lambda: served.listener.refusals.total() == 3)
+            await until(lambda: not any(isinstance(thing, PqChannel) for thing in gc.get_objects()))
+    finally:
+        gc.enable()
+
+
+async def test_a_peer_that_leaves_at_once_is_no_error(
+    alice: Node, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = Manners(MLDSA).context(tmp_path)
+    async with listening(alice) as served:
+        for _ in range(10):
+            async with raw_client(context, served.address) as client:
+                await client.handshake()
+                await client.send(UPGRADE)
+        await until(lambda: not served.listener.connections())
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_flood_from_one_host_does_not_push_out_a_slow_peer_at_another(alice: Node) -> None:
     async with listening(alice) as served:
         slow, slow_writer = await asyncio.open_connection(HOST, served.address.port, local_addr=("127.0.0.2", 0))
