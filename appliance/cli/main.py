@@ -1,7 +1,8 @@
 """x0t: the root of the command tree. Nouns are loaded when they are used, so that --help answers at once.
 
 Exit codes: 0 done, 1 unexpected, 2 wrong input, 3 not allowed, 4 not possible in this state, 5 not available (try
-later), 6 integrity (stop), 130 interrupted, or not confirmed. An error is one message and one hint, never a traceback; X0T_DEBUG=1 shows it.
+later), 6 integrity (stop), 130 interrupted, or answered with no. An error is one message and one hint, never a
+traceback; X0T_DEBUG=1 shows it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     # Batches whose parents are missing.
     parked_batches: int = 4_096  # batches that wait
-    parked_bytes: int = 16 << 20  # memory of all that wait, with what they wait for; a fifth of the resident memory goal
+    parked_bytes: int = 16 << 20  # of memory for all that wait, and what they wait for; a fifth of the memory goal
 
     # Appending.
     append_queue: int = 4_096  # callers that wait for a durable append

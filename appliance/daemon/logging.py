@@ -1,7 +1,8 @@
 """Logging: structlog events on standard error, for people on a terminal and as JSON lines under systemd or in a pipe.
 
-A log that cannot be written, because its pipe is closed or its disk is full, loses lines and stops nothing. What libraries
-say through the standard library's logging becomes an event too. Control characters in what others wrote are escaped.
+A log that cannot be written, because its pipe is closed or its disk is full, loses lines and stops nothing. What
+libraries say through the standard library's logging becomes an event too. Control characters in what others wrote are
+escaped.
 
 A value that is not plain (text, number, id, path, or a list of those) is shown as its type alone, and bytes as their
 length, so that no key, seed or token can reach a log by accident.

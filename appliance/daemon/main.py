@@ -97,11 +97,13 @@ async def _run(config: Config) -> None:
     notifier = Notifier(os.environ)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(WORKERS, thread_name_prefix="x0td"))
+    gc.disable()  # all that a start makes is kept
     node, server = await build_node(config)
     asked_at_s = _stop_on_signals(node, notifier, loop)
 
     def ready() -> None:
         gc.freeze()  # what was built so far lives as long as the process: the collector need not look at it again
+        gc.enable()
         notifier.send(READY, f"STATUS={node.summary()}")
         log.info(events.DAEMON_STARTED, node=node.key.id, version=software(), data_dir=config.data_dir)
 

@@ -37,6 +37,7 @@ AIM_S = 1.0  # between two looks at what others announced
 ANNOUNCE_S = 1.0  # between two looks at what we announced
 SETTLED_S = 30.0  # the same, once the mesh has heard it
 PROBE_S = 5.0
+RECHECK_S = 1.0  # between two looks for peers whose grant ran out: nothing else tells of that
 SETTLE_S = 0.05  # commits that come in a burst wake the rest once
 
 
@@ -81,6 +82,7 @@ class FollowedMesh:
             Job(name="aim", run=self._keep_aiming),
             Job(name="announce", run=self._keep_announced),
             Job(name="memory", run=self._trim),
+            Job(name="members", run=self._recheck, period_s=RECHECK_S),
             Job(name="replica", run=self._probe, period_s=PROBE_S, critical=True),
         ]
         if self.config.listen.address:
@@ -153,8 +155,7 @@ class FollowedMesh:
         async with self.replica.subscribe() as commits:
             self.batches = await self.replica.run(lambda engine: engine.view.size())
             while True:
-                await self.links.recheck(lambda node: self.replica.permitted(node.raw))
-                self.listener.recheck()
+                await self._recheck()
                 self.changes.tell()
                 burst = [await commits.get()]
                 await asyncio.sleep(SETTLE_S)
@@ -164,6 +165,11 @@ class FollowedMesh:
                     self.batches = await self.replica.run(lambda engine: engine.view.size())
                 else:
                     self.batches += sum(len(commit.hashes) for commit in burst)
+
+    async def _recheck(self) -> None:
+        """End the links to those who are no members any more."""
+        await self.links.recheck(lambda node: self.replica.permitted(node.raw))
+        self.listener.recheck()
 
     async def _keep_aiming(self) -> None:
         """Dial those who announced themselves meanwhile."""

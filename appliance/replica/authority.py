@@ -52,7 +52,10 @@ class Authority(Standings):
             reasons.extend([""] * (mark.index - len(reasons)))
             reasons.append(mark.void)
             return
-        bisect.insort(self.marks, mark, key=lambda item: item.key)
+        if self.marks and mark.key < self.marks[-1].key:
+            bisect.insort(self.marks, mark, key=lambda item: item.key)
+        else:
+            self.marks.append(mark)
         self.by_batch.setdefault(mark.meta.hash, []).append(mark)
         self._by_author.setdefault(mark.meta.author, []).append(mark)
         body = mark.body

@@ -43,7 +43,8 @@ def _nodes_scope(op: Op) -> frozenset[str] | None:
     if match is None:
         raise error("document.schema", name=key[:96], reason="it is no node's tag or name")
     tag = match["tag"]
-    if not op.delete and (value is not True if tag else not isinstance(value, str) or not 1 <= len(value) <= NAME_CHARS):
+    fits = value is True if tag else isinstance(value, str) and 1 <= len(value) <= NAME_CHARS
+    if not op.delete and not fits:
         raise error("document.schema", name=key[:96], reason="a tag is true, a name is a text of 1 to 64 characters")
     return frozenset({tag}) if tag else None
 

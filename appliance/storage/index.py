@@ -17,6 +17,7 @@ from appliance.replica.ancestry import Branch, Meta, Reach
 from appliance.replica.stores import START, Indexed, Position, Value
 from appliance.storage.migrations import storage_error
 
+_PAIR = struct.Struct("<IQ")
 INDEX_TABLES = ("batches", "branches", "late", "marks")
 
 
@@ -71,9 +72,11 @@ class IndexStore:
             "JOIN batches ON batches.arrival = marks.arrival JOIN branches ON branches.number = batches.branch "
             "ORDER BY marks.arrival, entry"
         )
+        last: Indexed | None = None
         for row in self._rows(query):
-            columns, entry, record = row[:-2], row[-2], row[-1]
-            yield _indexed(columns).meta, entry, record
+            if last is None or last.arrival != row[0]:
+                last = _indexed(row[:-2])
+            yield last.meta, row[-2], row[-1]
 
     def newest(self, author: bytes | None, before: int, limit: int) -> list[Indexed]:
         """Index rows that arrived before an arrival number, the last first; of one author or (None) of all."""
@@ -173,5 +176,4 @@ def pack_reach(reach: Reach) -> bytes:
 
 def unpack_reach(blob: bytes) -> Reach:
     """The inverse of `pack_reach`."""
-    flat = struct.unpack("<" + "IQ" * (len(blob) // 12), blob)
-    return tuple(zip(flat[::2], flat[1::2], strict=True))
+    return tuple(_PAIR.iter_unpack(blob))

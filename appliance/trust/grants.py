@@ -123,7 +123,7 @@ def check_chain(
 
     The leaf's times lie inside those of the chain, so `active_at` of the leaf speaks for all of it. A log publishes
     each grant in a batch of its issuer and is judged by the fold; this is for who holds a chain and no log, such as the
-    verifier of a token. Both accept the same chains, which a law in tests/properties holds them to.
+    verifier of a token. Both accept the same chains, as a law in tests/properties says.
     """
     if not chain:
         raise error("grant.malformed", reason="the chain is empty")

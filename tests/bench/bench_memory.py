@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 
 from appliance.lab.rig import machines
-from tests.bench.bench_replica import scratch
 from tests.bench.corpus import corpus
 from tests.bench.daemons import fill, prepare, settle, total
+from tests.bench.engines import scratch
 from tests.bench.rows import Row
 
 REACH_MIB = 80

@@ -18,9 +18,9 @@ from appliance.lab.rig import machines
 from appliance.replica.sync import SyncSession
 from appliance.replica.sync_events import InSync
 from appliance.replica.vector import Vector
-from tests.bench.bench_replica import scratch
 from tests.bench.corpus import Corpus, corpus
 from tests.bench.daemons import fill, prepare, total
+from tests.bench.engines import scratch
 from tests.bench.rows import Row, bounded, compared
 
 AUTHORS = 1000

@@ -12,8 +12,8 @@ from appliance.core.ids import MeshId
 from appliance.lab.rig import Machine
 from appliance.trust.descriptor import seal_descriptor
 from appliance.trust.pqc import provider
-from tests.bench.bench_replica import feed, open_engine
 from tests.bench.corpus import START_MS, Corpus
+from tests.bench.engines import feed, open_engine
 
 
 def prepare(machine: Machine, made: Corpus, seed: bytes) -> Path:

@@ -146,9 +146,7 @@ async def _answer(request: web.Request, handler: Handler, limits: Limits) -> web
         return problem(err, request)
     except TimeoutError:
         return problem(error("control.timeout", seconds=limits.control_request_s), request)
-    except msgspec.DecodeError as err:  # ValidationError is one
-        return problem(error("control.request", reason=str(err)), request)
-    except web.RequestPayloadError as err:
+    except (msgspec.DecodeError, web.RequestPayloadError) as err:  # ValidationError is one
         return problem(error("control.request", reason=str(err)), request)
     except ConnectionError:  # it left before its request was whole, or before the answer was
         return problem(error("control.interrupted"), request)

@@ -175,9 +175,7 @@ def test_what_is_neither_a_file_nor_a_node_is_called_so(daemon: str, capsys: pyt
     assert "no such file, and no node id: nosuch." in capsys.readouterr().err
 
 
-def test_a_key_file_is_read_and_checked_here(
-    daemon: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_key_file_is_read_and_checked_here(daemon: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "k").write_text("ml-dsa-65 AAAA\n")
     assert x0t(daemon, "role", "grant", "--key", str(tmp_path / "k"), "member") == 2
     assert "key.format" in capsys.readouterr().err
@@ -280,6 +278,6 @@ def test_an_unusual_shell_or_locale_ends_in_a_sentence_and_never_in_a_traceback(
 
 def test_a_file_that_could_not_be_written_leaves_nothing_beside_it(daemon: str, tmp_path: Path) -> None:
     (tmp_path / "k").mkdir()
-    with pytest.raises(X0tError, match="control.file"):
+    with pytest.raises(X0tError, match=r"control\.file"):
         write_file(tmp_path / "k", b"key")
     assert [path.name for path in tmp_path.iterdir()] == ["k"]

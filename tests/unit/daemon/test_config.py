@@ -9,6 +9,7 @@ from appliance.core.errors import InputError
 from appliance.core.ids import NodeId
 from appliance.core.limits import Limits
 from appliance.daemon.config import Config, load, parse
+from appliance.daemon.main import start
 
 NODE = NodeId(bytes(32))
 
@@ -96,3 +97,11 @@ def test_an_address_that_the_node_could_not_use_is_refused_in_words(address: str
         parse(text + json.dumps(address) + ("]" if "[node]" in text else ""))
     assert (caught.value.key, caught.value.detail["name"]) == ("config.value", setting)
     assert caught.value.detail["reason"].startswith("write host:port")
+
+
+def test_the_daemons_help_has_its_exit_codes_and_its_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        start(["--help"])
+    shown = capsys.readouterr().out
+    assert "Exit codes: 0" in shown
+    assert "$X0T_CONFIG" in shown

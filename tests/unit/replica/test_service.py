@@ -239,7 +239,7 @@ async def test_after_a_fault_of_the_program_nobody_waits_for_ever(node: Node) ->
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context.get("exception")))
     async with node.live() as replica:
         async with held(replica):
-            broken = asyncio.ensure_future(replica.edit(lambda _engine, now_ms: [hello("never")] * (now_ms // 0)))
+            broken = asyncio.ensure_future(replica.edit(lambda _engine, now_ms: hello("never" * (now_ms // 0))))
             waiting = asyncio.ensure_future(replica.append(hello("waits")))
         ended = await asyncio.gather(broken, waiting, replica.append(hello("later")), return_exceptions=True)
     assert [isinstance(err, X0tError) and err.key for err in ended] == ["replica.corrupt"] * 3

@@ -5,18 +5,22 @@ import gc
 import time
 import warnings
 from collections.abc import Awaitable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from aiohttp import web
+from OpenSSL import SSL
 
 from appliance.core.errors import error
 from appliance.core.ids import NodeId
 from appliance.core.limits import LIMITS, Limits
 from appliance.transport.address import Address
+from appliance.transport.channel import PqChannel
 from appliance.transport.listener import Listener, StreamHandler, peer_of
 from appliance.transport.peers import PeerIdentity
 from appliance.transport.stream import SYNC_PATH, Stream
-from tests.unit.transport.manners import UPGRADE, Manners
+from tests.unit.transport.manners import BAD_TLS, MLDSA, UNPARSED, UPGRADE, Manners, make_id
 from tests.unit.transport.rig import HOST, Echo, Node, listening, raw_client, refusal_of, until
 
 
@@ -121,7 +125,9 @@ async def test_nothing_is_left_after_hundreds_of_connections(alice: Node, bob: N
     assert [str(leak.message) for leak in leaks] == []
 
 
-@pytest.mark.parametrize("manners", [Manners(MLDSA), BAD_TLS["X25519 alone"][0], UNPARSED], ids=["stranger", "TLS", "DER"])
+@pytest.mark.parametrize(
+    "manners", [Manners(MLDSA), BAD_TLS["X25519 alone"][0], UNPARSED], ids=["stranger", "TLS", "DER"]
+)
 async def test_a_refused_peer_is_forgotten_without_the_cycle_collector(
     alice: Node, tmp_path: Path, manners: Manners
 ) -> None:
