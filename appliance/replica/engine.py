@@ -185,6 +185,8 @@ class Engine:
                 try:
                     outcome = self._take_one(batch, now_ms, verified=checked)
                 except X0tError as err:
+                    if err.key.startswith("replica.") and err.key != "replica.frozen":
+                        raise  # our disk is at fault and not the batch
                     self.refused[err.key] += 1
                     if batch is signed:  # one that had waited came from somebody else, maybe under a forged signature
                         refused.append((batch.hash, err.key))

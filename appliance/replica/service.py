@@ -107,7 +107,10 @@ class Replica:
         return await self._ask(request)
 
     async def submit(self, batch: SignedBatch) -> None:
-        """Store one verified batch of any author: durable when this returns, folded soon after."""
+        """Store one verified batch of any author: durable when this returns, folded soon after.
+
+        For authors in this process that sign for themselves; raises `replica.parked` if it follows what is not here.
+        """
         request = self._request(lambda: self._submit(batch))
         request.durable_only = True
         await self._ask(request)

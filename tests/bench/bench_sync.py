@@ -85,8 +85,8 @@ def equal_rows() -> list[Row]:
             if any(isinstance(event, InSync) for event in events):
                 done.add(number)
     return [
-        bounded("equal replicas, 1,000 authors: bytes, both ways", "B", float(sum(sent)), at_most=2048),
-        bounded("equal replicas, 1,000 authors: exchanges", "round trips", float(flights), at_most=1),
+        bounded("equal replicas, 1,000 authors: bytes of the protocol, both ways", "B", float(sum(sent)), at_most=2048),
+        bounded("equal replicas, 1,000 authors: exchanges of the protocol", "round trips", float(flights), at_most=1),
     ]
 
 

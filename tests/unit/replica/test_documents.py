@@ -253,3 +253,14 @@ def test_a_document_comes_back_from_its_cache_and_from_the_log_where_that_does_n
         again = Documents(log.read, cached={NODES: cached}.get)
         assert again.values(NODES, "") == {NAME: "one", TAG: True}
         assert log.reads == reads
+
+
+def test_after_a_crash_a_document_is_read_from_the_log_and_goes_on(site: Site) -> None:
+    first = site.write(site.dora, site.change(site.dora, site.emil, "red"))
+    replica = site.replica()
+    replica.restart()
+    assert replica.engine.documents.values(NODES, "") == {f"{NodeId(site.emil.id)}/tag/red": True}
+    second = site.write(site.dora, site.change(site.dora, site.emil, "blue"), after=[first])
+    replica.restart()
+    replica.take(second)
+    assert (replica.reason(second), rows(replica)) == (None, ["blue", "red"])

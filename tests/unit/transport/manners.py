@@ -72,7 +72,8 @@ class Manners:
             if self.der is None:
                 context.use_certificate(self.cert or certificate(self.key))
             else:
-                context.use_certificate(crypto.load_certificate(crypto.FILETYPE_ASN1, self.der))
+                der = crypto.load_certificate(crypto.FILETYPE_ASN1, self.der)
+                assert openssl.SSL_CTX_use_certificate(context._context, der._x509) == 1
         return context
 
 
