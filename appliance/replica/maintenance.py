@@ -34,10 +34,6 @@ def rebuild(engine: Engine) -> Generator[Progress | Rebuilt, None, None]:
 
     Where the view is too damaged to have a digest, that before is empty.
     """
-    try:
-        before = state_digest(engine.view)
-    except IntegrityError:
-        before = b""
     with engine.view.scratch() as scratch:
         blank = engine.blank(scratch)
         for rows, progress in _chunks(engine):
@@ -46,7 +42,11 @@ def rebuild(engine: Engine) -> Generator[Progress | Rebuilt, None, None]:
             blank.fold()
             if progress is not None:
                 yield progress
-        engine.view.adopt(scratch)  # in the step that read the last batch, so nothing came in between
+        try:  # in the step that read the last batch, so nothing comes in between
+            before = state_digest(engine.view)
+        except IntegrityError:
+            before = b""
+        engine.view.adopt(scratch)
     engine.load()
     yield Rebuilt(batches=engine.view.size(), before=before, after=state_digest(engine.view))
 

@@ -290,10 +290,14 @@ def _any_of(checkpoints: Iterable[Mark], waits_for: list[Mark]) -> Standing:
 
 
 def _concerns(decided: Mark, waiter: Mark, waits: dict[Mark, set[Mark]]) -> bool:
-    """True if the waiter must be judged again. One revocation less decides nothing while something else is open."""
+    """True if the waiter must be judged again: not if it is a revocation less among revocations that are open still.
+
+    A checkpoint among them may have been waited for as a shield against just that one.
+    """
     left = waits.get(waiter)
     if left is None:
         return False
     left.discard(decided)
     spent = decided.standing is OUT and isinstance(decided.body, RevokeEntry)
-    return not (left and spent and len(waiter.supports) == 1)
+    others = bool(left) and all(isinstance(other.body, RevokeEntry) for other in left)
+    return not (others and spent and len(waiter.supports) == 1)

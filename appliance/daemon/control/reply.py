@@ -23,6 +23,7 @@ T = TypeVar("T")
 H = TypeVar("H", bound=Callable[..., Awaitable[web.StreamResponse]])
 Report = Callable[[str, int, int], None]  # stage, done, total (0 where it is not known)
 REPORT_EVERY_S = 0.1
+READER_S = 60.0  # for a reader to take a line; one that takes none for so long counts as gone
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("control")
 
@@ -74,8 +75,14 @@ class Lines:
         return self._response
 
     async def write(self, record: object) -> None:
-        """Send one line; waits while the reader is slow."""
-        await self._response.write(msgspec.json.encode(record) + b"\n")
+        """Send one line; waits while the reader is slow, within bounds. ConnectionError when it is gone."""
+        try:
+            async with asyncio.timeout(READER_S):
+                await self._response.write(msgspec.json.encode(record) + b"\n")
+        except TimeoutError as err:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionAbortedError("the reader reads no more") from err
 
 
 async def stream_work(request: web.Request, work: Callable[[Report], Awaitable[object]]) -> web.StreamResponse:

@@ -40,6 +40,7 @@ class ControlServer:
 
     def __init__(self, path: Path, routes: Iterable[web.RouteDef], limits: Limits) -> None:
         self._path = path
+        self._limits = limits
         self._app = web.Application(
             middlewares=[_credentials, _errors(limits)], client_max_size=limits.control_body_bytes
         )
@@ -48,7 +49,12 @@ class ControlServer:
 
     async def serve(self, ready: Callable[[], None]) -> None:
         """Bind, call `ready`, and answer until cancelled; then let running requests end."""
-        runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        runner = web.AppRunner(
+            self._app,
+            access_log=None,
+            shutdown_timeout=SHUTDOWN_S,
+            keepalive_timeout=self._limits.control_request_s,  # for the head of a request, the first one too
+        )
         await runner.setup()
         sock = bind_private(self._path)
         try:
@@ -140,7 +146,10 @@ def _errors(limits: Limits) -> Middleware:
 async def _answer(request: web.Request, handler: Handler, limits: Limits) -> web.StreamResponse:
     streams = getattr(request.match_info.handler, "streams", False)
     try:
-        async with asyncio.timeout(None if streams else limits.control_request_s):
+        async with asyncio.timeout(limits.control_request_s) as limit:
+            if streams:
+                await request.read()  # the question is bounded in time, and what it takes to answer is not
+                limit.reschedule(None)
             return await handler(request)
     except X0tError as err:
         return problem(err, request)

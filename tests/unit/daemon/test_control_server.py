@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -10,11 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
+from structlog.testing import capture_logs
 
 from appliance.core.errors import StateError, error
 from appliance.core.limits import Limits
 from appliance.core.records import FileAsk, LogAsk, Progress
-from appliance.daemon.control.reply import Report, query, read, reply, stream_work, streaming
+from appliance.daemon.control.reply import Lines, Report, query, read, reply, stream_work, streaming
 from appliance.daemon.control.server import ControlServer, bind_private
 
 pytestmark = pytest.mark.blocking  # the socket is bound before the loop serves anybody
@@ -58,6 +60,16 @@ async def _fails(request: web.Request) -> web.StreamResponse:
     return await stream_work(request, work)
 
 
+async def _floods(gone: asyncio.Event, request: web.Request) -> web.StreamResponse:
+    async with Lines(request) as lines:
+        try:
+            while True:
+                await lines.write("x" * 65_536)
+        except ConnectionError:
+            gone.set()
+    return lines.response
+
+
 ROUTES = [
     web.get("/v1/state", _state),
     web.get("/v1/bug", _bug),
@@ -70,11 +82,12 @@ ROUTES = [
 
 
 @asynccontextmanager
-async def served(tmp_path: Path) -> AsyncIterator[ClientSession]:
+async def served(tmp_path: Path, gone: asyncio.Event | None = None) -> AsyncIterator[ClientSession]:
     path = tmp_path / "run" / "x0td.sock"
     ready = asyncio.Event()
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        task = group.create_task(ControlServer(path, ROUTES, LIMITS).serve(ready.set))
+        routes = [*ROUTES, web.get("/v1/floods", streaming(functools.partial(_floods, gone or asyncio.Event())))]
+        task = group.create_task(ControlServer(path, routes, LIMITS).serve(ready.set))
         await ready.wait()
         async with ClientSession(connector=UnixConnector(path=str(path))) as session:
             yield session
@@ -114,6 +127,52 @@ async def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
 async def test_a_record_is_read_and_written(tmp_path: Path) -> None:
     async with served(tmp_path) as session, session.post("http://x/v1/echo", json={"path": "/a"}) as answer:
         assert (answer.status, await answer.json()) == (200, {"path": "/a"})
+
+
+async def test_a_body_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    async with served(tmp_path) as session, session.post("http://x/v1/echo", data=b"zz", headers=headers) as answer:
+        assert (answer.status, (await answer.json(content_type=None))["key"]) == (400, "control.request")
+
+
+@pytest.mark.parametrize("path", ["/v1/echo", "/v1/works"])
+async def test_a_question_that_is_never_finished_ends_in_time_whether_its_answer_is_a_stream_or_not(
+    tmp_path: Path, path: str
+) -> None:
+    async with served(tmp_path):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "run" / "x0td.sock")
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+        assert b"control.timeout" in await reader.readuntil(b"urn:x0t:request:")
+        writer.close()
+
+
+async def test_a_request_head_that_is_never_finished_is_let_go(tmp_path: Path) -> None:
+    async with served(tmp_path):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "run" / "x0td.sock")
+        writer.write(b"GET /v1/st")
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_whoever_leaves_before_the_question_is_whole_is_no_fault_of_ours(tmp_path: Path) -> None:
+    with capture_logs() as logged:
+        async with served(tmp_path):
+            _, writer = await asyncio.open_unix_connection(tmp_path / "run" / "x0td.sock")
+            writer.write(b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            await asyncio.sleep(0.05)
+            writer.close()
+            await asyncio.sleep(0.05)
+    assert [line for line in logged if line["log_level"] == "error"] == []
+
+
+async def test_a_reader_that_reads_no_more_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.daemon.control.reply.READER_S", 0.1)
+    gone = asyncio.Event()
+    async with served(tmp_path, gone):
+        _, writer = await asyncio.open_unix_connection(tmp_path / "run" / "x0td.sock", limit=1)
+        writer.write(b"GET /v1/floods HTTP/1.1\r\nHost: x\r\n\r\n")
+        await gone.wait()
+        writer.close()
 
 
 async def test_a_stream_is_progress_and_then_a_result(tmp_path: Path) -> None:

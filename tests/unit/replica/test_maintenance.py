@@ -153,6 +153,7 @@ def test_batches_that_come_meanwhile_are_folded_too(mesh: Mesh, monkeypatch: pyt
     for number, step in enumerate(work):
         if isinstance(step, Rebuilt):
             assert step.batches == a.log.last_arrival()
+            assert step.before == step.after, "both are of the same batches"
         elif number < 3:
             a.say(f"meanwhile {number}")
     assert a.view.size() == a.log.last_arrival() == 13
