@@ -6,11 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from appliance.lab.rig import DAEMON, ready_socket
+from appliance.cli.client import Client
+from appliance.core.records import Key, LinkAsk, Links, Mesh, MeshCreate, Status
+from appliance.lab.rig import DAEMON, ready_socket, refusal
 
 DEADLINE_S = 20
 
@@ -87,3 +90,48 @@ def test_a_port_that_is_taken_ends_the_daemon_with_a_sentence(tmp_path: Path) ->
             assert process.stderr is not None
             log = process.stderr.read()
     assert "cannot listen on 127.0.0.1" in log
+
+
+def answered(socket: Path, seconds: float = DEADLINE_S) -> bool:
+    """True once the daemon answers on its control socket."""
+    client, end_s = Client(str(socket)), time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        if refusal(lambda: client.get("/key", Key)) == "":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("log", ["2>/dev/full", "2>&1 | head -c 1 >/dev/null", ">&- 2>&- <&-"])
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, log: str) -> None:
+    sock, pid = tmp_path / "run" / "s", tmp_path / "pid"
+    daemon = " ".join([*DAEMON, "--data-dir", str(tmp_path / "data"), "--socket", str(sock)])
+    with subprocess.Popen(["bash", "-c", f"sh -c 'echo $$ >{pid}; exec {daemon}' {log}"]) as shell:
+        try:
+            assert answered(sock)
+            client = Client(str(sock))
+            assert client.send("POST", "/mesh", MeshCreate(name="plant"), Mesh).name == "plant"
+            for _ in range(3):  # each is logged
+                client.send("POST", "/links/cut", LinkAsk(), Links)
+                client.send("POST", "/links/restore", LinkAsk(), Links)
+            assert client.get("/replica/status", Status).healthy
+        finally:
+            os.kill(int(pid.read_text()), signal.SIGTERM)
+            shell.wait(DEADLINE_S)
+    assert not sock.exists()
+
+
+def test_a_name_that_somebody_chose_gives_the_manager_no_orders(tmp_path: Path) -> None:
+    with ready_socket(tmp_path / "notify") as manager:
+        manager.settimeout(DEADLINE_S)
+        with start(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="400000") as process:
+            try:
+                assert answered(tmp_path / "run" / "s")
+                client = Client(str(tmp_path / "run" / "s"))
+                client.send("POST", "/mesh", MeshCreate(name="x\nMAINPID=1\nSTOPPING=1"), Mesh)
+                said = ""
+                while "STATUS=mesh" not in said:
+                    said = manager.recv(4096).decode()
+            finally:
+                process.send_signal(signal.SIGTERM)
+    assert [line.partition("=")[0] for line in said.splitlines()] in (["WATCHDOG", "STATUS"], ["STATUS"])

@@ -8,7 +8,7 @@ from appliance.replica.entries import AnnounceEntry, EntryBody, GrantEntry
 from appliance.trust.grants import Role
 from tests.sim.oracle import Oracle
 from tests.sim.scribe import Scribe, Tape
-from tests.sim.world import Member, Mesh, Replica
+from tests.sim.world import FAR_MS, START_MS, Member, Mesh, Replica
 
 NAMES = ("anna", "bert", "cleo", "dora", "emil")
 
@@ -23,7 +23,7 @@ class History:
         members = [self.mesh.member(name) for name in NAMES]
         choices = Tape(tape)
         self._scribe = Scribe(self.mesh, members, {}, {m.id: [] for m in members}, self.all_seeing.engine, choices)
-        self._found(members)
+        (self._found, self._found_by_authority, self._found_late)[choices.number(3)](members)
         while not choices.is_over:
             batch = self._scribe.batch(choices.one_of(members))
             if batch is not None:
@@ -41,6 +41,23 @@ class History:
         self._give(bert, bert, dora, Role.ADMIN, parent=by_anna, delegate=1)
         by_anna = self._give(anna, anna, cleo, Role.OWNER, parent=root, delegate=2)
         self._give(cleo, cleo, emil, Role.MEMBER, parent=by_anna, delegate=0)
+
+    def _found_by_authority(self, members: list[Member]) -> None:
+        """Everybody opens a log with a grant of the authority: owners of several dates, and an admin."""
+        for number, member in enumerate(members):
+            role = Role.ADMIN if number == 3 else Role.OWNER
+            dates = (START_MS + (number * 3 % 5) * 1000, FAR_MS)
+            blob = self._scribe.keep(self.mesh.grant(None, member, role, delegate=2, times=dates))
+            self._publish(self.mesh.write(member, GrantEntry(blob), at_ms=5000 * (number % 2)))
+
+    def _found_late(self, members: list[Member]) -> None:
+        """Anna makes an admin, and owners of whom the admin has not heard."""
+        anna, bert, cleo, dora, emil = members
+        root = self._give(None, anna, anna, Role.OWNER, delegate=3)
+        self._give(anna, anna, dora, Role.ADMIN, parent=root, delegate=1)
+        self._publish(self.mesh.write(dora, AnnounceEntry("dora", (), ""), after=[self.batches[-1]]))
+        for member in (bert, cleo, emil):
+            self._give(anna, anna, member, Role.OWNER, parent=root, delegate=1)
 
     def _give(  # noqa: PLR0913  # what a grant says
         self,

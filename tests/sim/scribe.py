@@ -83,11 +83,13 @@ class Scribe:
             self._revoke,
             self._grant,
             self._revoke,
-            self._grant,
+            self._root,
             self._change,
             self._thaw,
+            self._revoke,
             self._checkpoint,
-            self._root,
+            self._grant,
+            self._announce,
             self._again,
         )
         bodies = [self.tape.one_of(kinds)(author)]

@@ -54,6 +54,7 @@ class ControlServer:
             access_log=None,
             shutdown_timeout=SHUTDOWN_S,
             keepalive_timeout=self._limits.control_request_s,  # for the head of a request, the first one too
+            lingering_time=SHUTDOWN_S,  # for the rest of a question that was answered before it was whole
         )
         await runner.setup()
         sock = bind_private(self._path)

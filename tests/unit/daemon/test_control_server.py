@@ -142,7 +142,7 @@ async def test_a_question_that_is_never_finished_ends_in_time_whether_its_answer
     async with served(tmp_path):
         reader, writer = await asyncio.open_unix_connection(tmp_path / "run" / "x0td.sock")
         writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
-        assert b"control.timeout" in await reader.readuntil(b"urn:x0t:request:")
+        assert b"control.timeout" in await reader.read()
         writer.close()
 
 

@@ -112,3 +112,12 @@ def test_a_horizon_lies_before_its_checkpoint(site: Site, ahead: int, reason: st
 def test_only_an_owner_closes_an_epoch(site: Site) -> None:
     own = site.write(site.dora, HELLO)
     assert site.reason(site.write(site.dora, checkpoint(site, own))) == "grant.role"
+
+
+def test_a_checkpoint_does_not_fall_with_a_revocation_that_it_shields_against_and_that_falls_itself(site: Site) -> None:
+    """Cleo's only grant lies on a side of anna's fork; until that is known, bert's checkpoint and it wait together."""
+    site.write(site.anna, HELLO, prev=site.start[1], at_ms=5000)
+    attack = site.mesh.write(site.cleo, revoke(site.anna, site.start[0]), at_ms=9000)
+    own = site.mesh.write(site.bert, HELLO, prev=site.start[3], at_ms=1000)
+    closed = site.write(site.bert, checkpoint(site, own, horizon=site.start[1].batch.hlc))
+    assert (site.reason(attack), site.reason(closed)) == ("revoked", None)
