@@ -84,7 +84,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Writes passed, failed and skipped for the table of ./test, which names the file."""
+    """Prints what tests counted (`record_property("counts", ...)`), and writes the tally for the table of ./test."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    properties = [
+        pair for report in reports for pair in getattr(report, "user_properties", ()) if report.when == "call"
+    ]
+    if lines := [str(text) for name, text in properties if name == "counts"]:
+        terminalreporter.section("counts")
+        terminalreporter.write("".join(f"{line}\n" for line in lines))
     if path := os.environ.get("X0T_TALLY"):
         counts = {name: len(reports) for name, reports in terminalreporter.stats.items()}
         failed = counts.get("failed", 0) + counts.get("error", 0)

@@ -11,7 +11,7 @@ import hashlib
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -267,8 +267,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 @pytest.mark.timeout(300)
-def test_no_power_cut_loses_what_was_acknowledged_or_splits_a_log(run: Run, tmp_path: Path) -> None:
+def test_no_power_cut_loses_what_was_acknowledged_or_splits_a_log(
+    run: Run, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     laws = survey(run, POINTS, tmp_path / "cut")
+    phases = ", ".join(f"{count} {phase}" for phase, count in sorted(laws.phases.items()))
+    record_property("counts", f"crash points: {sum(laws.phases.values())} ({phases}); broken laws: {dict(laws.found)}")
     assert laws.found == Counter()
     assert sum(laws.phases.values()) == POINTS
     assert set(laws.phases) == set(PHASES)

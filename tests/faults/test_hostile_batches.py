@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -77,7 +78,7 @@ class Signatures(FastSignatures):
 
 @pytest.mark.parametrize("seed", range(WORKERS))
 def test_hostile_batches_are_refused_or_fold_to_one_state_in_bounded_memory(
-    seed: int, capsys: pytest.CaptureFixture[str]
+    seed: int, record_property: Callable[[str, object], None]
 ) -> None:
     command = [sys.executable, __file__, str(seed), str(CASES)]
     root = Path(__file__).parents[2]
@@ -85,12 +86,12 @@ def test_hostile_batches_are_refused_or_fold_to_one_state_in_bounded_memory(
     assert child.returncode == 0, child.stderr.decode()[-3_000:]
     result = msgspec.json.decode(child.stdout, type=Result)
     accepted, refused = sum(result.accepted.values()), sum(result.refused.values())
-    with capsys.disabled():
-        sys.stdout.write(
-            f"\n  seed {seed}: {CASES} hostile batches: {accepted} accepted, {refused} refused by "
-            f"{len(result.refused)} keys, {result.parked} parked, {result.known} known; 0 crashes, 0 divergences, "
-            f"0 documents lost; {result.peak_kib >> 10} MB "
-        )
+    record_property(
+        "counts",
+        f"hostile batches, seed {seed}: {CASES}; {accepted} accepted, {refused} refused by {len(result.refused)} keys, "
+        f"{result.parked} parked, {result.known} known; 0 crashes, 0 divergences, 0 documents lost; "
+        f"{result.peak_kib >> 10} MB",
+    )
     assert accepted + refused + result.parked + result.known == CASES
     assert result.accepted["honest"] > CASES // 20, "the accepting path was not tried"
     assert min(result.accepted[kind] for kind in ("fork", "wrong_body", "wrong_grant", "wrong_change")) > 20

@@ -51,13 +51,21 @@ class Target(NamedTuple):
 
 
 @pytest.mark.parametrize("seed", range(WORKERS))
-def test_hostile_changes_are_refused_or_harmless_in_bounded_memory(seed: int) -> None:
+def test_hostile_changes_are_refused_or_harmless_in_bounded_memory(
+    seed: int, record_property: Callable[[str, object], None]
+) -> None:
     command = [sys.executable, __file__, str(seed), str(CASES)]
     root = Path(__file__).parents[2]
     child = subprocess.run(command, capture_output=True, cwd=root, env={"PYTHONPATH": str(root)}, check=False)
     assert child.returncode == 0, child.stderr.decode()[-2_000:]
     result = msgspec.json.decode(child.stdout, type=Result)
-    assert sum(result.accepted.values()) + sum(result.refused.values()) == CASES
+    accepted, refused = sum(result.accepted.values()), sum(result.refused.values())
+    record_property(
+        "counts",
+        f"hostile changes, seed {seed}: {CASES}; {accepted} accepted and harmless, {refused} refused by "
+        f"{len(result.refused)} keys; 0 crashes, 0 documents lost; {result.peak_kib >> 10} MB",
+    )
+    assert accepted + refused == CASES
     assert result.accepted["honest"] > 100, "the accepting path was not tried"
     assert result.accepted["semantic"] > 20, "no forgery was good enough to reach Automerge"
     assert {"change.ancestry", "change.bounds", "change.canonical", "change.checksum"} <= result.refused.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,7 +23,9 @@ MOMENT_S = 0.02  # and then up to so long, to hit every step of a write
 
 
 @pytest.mark.timeout(300)  # fifty starts of a daemon, on two busy cores
-def test_after_killing_daemons_under_load_all_replicas_are_equal_and_whole(tmp_path: Path) -> None:
+def test_after_killing_daemons_under_load_all_replicas_are_equal_and_whole(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     chance = random.Random(SEED)
     with machines(tmp_path, ("one", "two", "three")) as group:
         one, *others = group
@@ -45,6 +48,7 @@ def test_after_killing_daemons_under_load_all_replicas_are_equal_and_whole(tmp_p
         assert [load.unforeseen for load in loads.values()] == [[], [], []], f"seed {SEED}"
         wait_equal(group)
         acknowledged = {receipt.batch for load in loads.values() for receipt in load.acknowledged}
+        record_property("counts", f"kill -9: {ROUNDS} rounds, 3 daemons, {len(acknowledged)} acknowledged batches")
         for machine in group:
             log = machine.client.get("/replica/batches", tuple[Batch, ...], limit=10_000)
             assert acknowledged <= {line.batch for line in log}, f"seed {SEED}: {machine.name} lost some"

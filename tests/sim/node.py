@@ -57,7 +57,6 @@ class Node:
         self.member = member
         self.name = name
         self.acknowledged: set[bytes] = set()
-        self.cuts = 0
         self._folder = folder
         if name not in _RECORDERS:
             _RECORDERS[name] = Recorder(f"sim-{name}")
@@ -177,7 +176,6 @@ class Node:
         for path in self._folder.iterdir():
             self._disk._safe[path.name] = bytearray(path.read_bytes())
         self._recorder.ops.clear()
-        self.cuts += 1
         self.start()
 
     def _lose_power(self, reached: int) -> None:

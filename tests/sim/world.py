@@ -19,7 +19,6 @@ from appliance.replica.authoring import Identity
 from appliance.replica.batch import Batch, Sign, SignedBatch, Verify, build_batch, parse_batch
 from appliance.replica.engine import Engine, Taken
 from appliance.replica.entries import EntryBody, RevokeEntry, ThawEntry, make
-from appliance.replica.fold import Effect
 from appliance.replica.rows import TABLES
 from appliance.replica.stores import Value
 from appliance.storage.log import LogStore
@@ -230,8 +229,3 @@ class Replica:
         """None if the entry took effect, else why not."""
         assert self.view.lookup(batch.hash) is not None, "the batch is not in the log"
         return self.reasons().get((batch.hash, entry))
-
-
-def effects_by_entry(effects: Iterable[Effect]) -> list[str | None]:
-    """Reasons in the order of the entries."""
-    return [effect.reason for effect in effects]
