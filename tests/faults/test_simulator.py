@@ -29,7 +29,7 @@ def test_the_laws_hold_for_every_seed(first: int, record_property: Callable[[str
     without = sum(count for name, count in counts.items() if name.startswith("without effect"))
     record_property(
         "counts",
-        f"simulator, seeds {first} to {first + CHUNK - 1}: {counts['batches']} batches, {counts['forge']} hostile acts, "
+        f"simulated seeds {first} to {first + CHUNK - 1}: {counts['batches']} batches, {counts['forge']} hostile acts, "
         f"{counts['power cuts']} power cuts, {without} entries without effect; 0 broken laws",
     )
 
