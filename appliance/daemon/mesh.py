@@ -61,6 +61,7 @@ class FollowedMesh:
         self.queries = Queries(replica)
         self.changes = Changes()
         self.port = 0  # the one that is bound
+        self.listening = asyncio.Event()  # peers can dial, or are not meant to
         self.batches = 0  # in the log
         self._ending = False
         self.known_peers: list[Target] = []
@@ -85,7 +86,9 @@ class FollowedMesh:
             Job(name="members", run=self._recheck, period_s=RECHECK_S),
             Job(name="replica", run=self._probe, period_s=PROBE_S, critical=True),
         ]
-        if self.config.listen.address:
+        if not self.config.listen.address:
+            self.listening.set()
+        else:
             jobs.append(Job(name="listener", run=self._listen, critical=True, restarts=2))
         return jobs
 
@@ -142,6 +145,7 @@ class FollowedMesh:
 
         def bound(port: int) -> None:
             self.port = port
+            self.listening.set()
             self._log.info(events.LISTENING, address=listen.address, port=port)
 
         try:

@@ -67,8 +67,18 @@ class Node:
     async def run(
         self, server: ControlServer, ready: Callable[[], None], feed: Callable[[], Awaitable[None]], feed_s: float
     ) -> None:
-        """Serve until the supervisor is stopped. `ready` is called when the control socket answers."""
-        self.supervisor.add(Job(name="control", run=lambda: server.serve(ready), critical=True, restarts=0))
+        """Serve until the supervisor is stopped. `ready` is called when commands are answered and peers can dial."""
+
+        async def serve() -> None:
+            up = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(server.serve(up.set))
+                await up.wait()
+                if self._mesh is not None:
+                    await self._mesh.listening.wait()
+                ready()
+
+        self.supervisor.add(Job(name="control", run=serve, critical=True, restarts=0))
         self.supervisor.add(Job(name="service-manager", run=feed, period_s=feed_s))
         await self.supervisor.run()
 

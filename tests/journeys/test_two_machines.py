@@ -30,6 +30,7 @@ def test_two_machines_from_nothing_to_one_state(tmp_path: Path) -> None:
         node = json.loads(two.x0t("key", "show", "--json"))["node"]
         one.x0t("tag", "set", node, "line-1")
         two.x0t("tag", "set", node, "camera")
+        one.wait(lambda _seen: "gateway-2" in one.x0t("tag", "list", "--json"))  # what it says of itself has come
         wait_equal((one, two))
         shown = {machine.name: json.loads(machine.x0t("tag", "list", "--json")) for machine in (one, two)}
         assert shown["gateway-1"] == shown["gateway-2"]
