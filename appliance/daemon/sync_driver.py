@@ -43,6 +43,7 @@ from appliance.transport.stream import Stream
 
 SEND_BYTES: Final = 1 << 18  # bytes handed to the stream at once
 STORE_BYTES: Final = 1 << 20  # bytes handed to the replica at once: a quarter of the window, so credit flows
+READ_AT_ONCE: Final = 16  # batches by hash: 1 MiB at most
 STORERS: Final = 2  # one group of batches is checked while the one before it is folded
 TICK_S: Final = 1.0  # the longest sleep between two looks at the session's deadline
 FAREWELL_S: Final = 2.0  # for the last frame, which says why
@@ -215,24 +216,30 @@ class _Link:
             await self._taken.wait()
 
     async def _find(self, hashes: tuple[bytes, ...], depth: int, budget: int) -> Found:
-        """Batches by hash with up to `depth` predecessors each, a level of predecessors in one read."""
+        """Batches by hash with up to `depth` predecessors each, level by level, reading little beyond the budget."""
         chosen: dict[bytes, bytes] = {}
         present: dict[bytes, bool] = {}
+        asked: set[bytes] = set()
         size = 0
         level: Sequence[bytes] = hashes
         for _ in range(depth + 1):
             before: dict[bytes, bytes] = {}
-            for digest, blob in await self._replica.batches(level):
-                present[digest] = bool(blob)
-                size += len(blob or b"")
-                if blob and size <= budget:
-                    before[digest] = blob
+            for start in range(0, len(level), READ_AT_ONCE):
+                if size > budget:
+                    break
+                part = level[start : start + READ_AT_ONCE]
+                asked.update(part)
+                for digest, blob in await self._replica.batches(part):
+                    present[digest] = bool(blob)
+                    size += len(blob or b"")
+                    if blob and size <= budget:
+                        before[digest] = blob
             chosen = before | chosen  # predecessors first, and each level in its order
             parsed = [parse_batch(blob, self._limits).batch.prev for blob in before.values()] if depth else []
             level = [prev for prev in parsed if prev is not None and prev not in present]
             if not level:
                 break
-        missing = tuple(digest for digest in hashes if digest not in present)
+        missing = tuple(digest for digest in hashes if digest in asked and digest not in present)
         pruned = tuple(digest for digest in hashes if present.get(digest) is False)
         return Found(tuple(chosen), tuple(chosen.values()), missing, pruned)
 
