@@ -342,16 +342,16 @@ def test_the_socket_and_all_files_are_the_owners_alone(founder: Machine) -> None
 
 
 _AS_NOBODY = """
-import os, runpy, sys
-os.setgid(65534); os.setuid(65534)
-sys.argv = ["x0t", "--socket", sys.argv[1], "key", "show"]
-runpy.run_module("appliance.cli", run_name="__main__")
+import os, socket, sys
+os.setgid(65534), os.setuid(65534)
+try:
+    socket.socket(socket.AF_UNIX).connect(sys.argv[1])
+except PermissionError:
+    sys.exit(77)
 """
 
 
 @pytest.mark.usefixtures("root")
 def test_the_file_modes_keep_other_users_out_before_the_daemon_has_to(bare: Machine) -> None:
     knock = [sys.executable, "-c", _AS_NOBODY, str(bare.socket)]
-    done = subprocess.run(knock, capture_output=True, text=True, check=False)
-    assert done.returncode == 5
-    assert "control.daemon_down" in done.stderr
+    assert subprocess.run(knock, check=False).returncode == 77
