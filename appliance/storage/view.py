@@ -62,8 +62,10 @@ class ViewStore(IndexStore):
         self.path = path
         self._vfs = vfs
         self._adopted = 0
+        self._scratches: set[int] = set()
         if sole:
-            _discard(self._scratch_path)
+            for left in path.parent.glob(f"{path.name}*.scratch*"):
+                left.unlink()
         self._db = open_database(str(path), VIEW, full=False, vfs=vfs)
         self._place: Position = START
         self._step = 0
@@ -225,14 +227,17 @@ class ViewStore(IndexStore):
     @contextmanager
     def scratch(self) -> Iterator[ViewStore]:
         """An empty view beside this one, gone at the end; what a crash leaves of it goes at the next start."""
-        _discard(self._scratch_path)
-        other = ViewStore(self._scratch_path, vfs=self._vfs)
+        number = min(set(range(len(self._scratches) + 1)) - self._scratches)
+        self._scratches.add(number)
+        path = self.path.with_name(f"{self.path.name}{number or ''}.scratch")
+        other = ViewStore(path, vfs=self._vfs)
         try:
             other._db.execute("PRAGMA synchronous=OFF")
             yield other
         finally:
             other.close()
-            _discard(self._scratch_path)
+            _discard(path)
+            self._scratches.discard(number)
 
     @contextmanager
     def snapshot(self) -> Iterator[ViewStore]:
@@ -253,10 +258,6 @@ class ViewStore(IndexStore):
             self._adopted += 1
         except apsw.Error as err:
             raise storage_error(err, str(self.path)) from err
-
-    @property
-    def _scratch_path(self) -> Path:
-        return self.path.with_name(self.path.name + ".scratch")
 
     def close(self) -> None:
         """Close the database."""

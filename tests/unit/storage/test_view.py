@@ -216,9 +216,20 @@ def test_a_scratch_view_is_empty_and_gone_afterwards(indexed: ViewStore) -> None
     assert not list(indexed.path.parent.glob("*.scratch*"))
 
 
+def test_two_scratch_views_at_once_do_not_meet(indexed: ViewStore) -> None:
+    with indexed.scratch() as one, indexed.scratch() as other:
+        fold(one, 1, [NodeRow(key(1), "a", (), "", key(1))])
+        assert list(other.dump_all()) == []
+        assert sorted(path.name for path in indexed.path.parent.glob("*.scratch")) == [
+            "view.db.scratch",
+            "view.db1.scratch",
+        ]
+    assert not list(indexed.path.parent.glob("*.scratch*"))
+
+
 def test_what_a_crash_leaves_of_a_scratch_view_goes_at_the_next_start(tmp_path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        (tmp_path / f"view.db.scratch{suffix}").write_bytes(b"left behind")
+    for suffix in (".scratch", ".scratch-wal", ".scratch-shm", "1.scratch"):
+        (tmp_path / f"view.db{suffix}").write_bytes(b"left behind")
     ViewStore(tmp_path / "view.db").close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["view.db"]
 
