@@ -13,10 +13,9 @@ from typing import IO
 from appliance.core.errors import error
 from appliance.replica.ancestry import Meta
 from appliance.replica.archive_format import ArchiveReader, ArchiveWriter, File, Header
-from appliance.replica.batch import Batch, Verify, parse_batch, verify_batch
+from appliance.replica.batch import Batch, Verify, parse_batch, short, verify_batch
 from appliance.replica.engine import Engine
 from appliance.replica.entries import CheckpointEntry
-from appliance.replica.intake import short
 from appliance.replica.marks import Mark, Standing
 from appliance.replica.reports import Moved, Progress
 from appliance.replica.stores import START, Indexed

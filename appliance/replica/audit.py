@@ -13,10 +13,10 @@ from appliance.core.errors import error
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.ancestry import Ancestry, Meta
 from appliance.replica.authority import Authority
-from appliance.replica.batch import SignedBatch, Verify, verify_batch
+from appliance.replica.batch import SignedBatch, Verify, short, verify_batch
 from appliance.replica.entries import CheckpointEntry
 from appliance.replica.epochs import Epochs
-from appliance.replica.intake import Intake, Missing, short
+from appliance.replica.intake import Intake, Missing
 from appliance.replica.marking import Marker
 from appliance.replica.marks import Mark, Standing
 from appliance.replica.stores import Indexed, Position

@@ -16,7 +16,7 @@ from appliance.core.errors import error
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.ancestry import Meta
 from appliance.replica.authority import Authority
-from appliance.replica.batch import VERSION, Batch, Entry
+from appliance.replica.batch import VERSION, Batch, Entry, short
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Authoring:
     def draft(self, author: bytes, entries: Sequence[Entry], now_ms: int) -> Batch:
         """The author's next batch, unsigned. Raises `replica.frozen` if its log is forked and undecided."""
         if self._authority.is_frozen(author):
-            raise error("replica.frozen", author=author.hex()[:12], seq=self._authority.fork_seq(author))
+            raise error("replica.frozen", author=short(author), seq=self._authority.fork_seq(author))
         head = self._authority.live_head(author)
         prev = head.hash if head is not None else None
         return Batch(

@@ -120,6 +120,11 @@ def _open_payload(payload: bytes, limits: Limits) -> Batch:
     return batch
 
 
+def short(digest: bytes) -> str:
+    """Enough of a hash for a person to find the batch."""
+    return digest.hex()[:12]
+
+
 def _check_shape(batch: Batch, limits: Limits) -> None:
     if batch.channel not in CHANNELS:
         raise error("batch.channel", channel=batch.channel[:32])

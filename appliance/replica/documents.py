@@ -15,7 +15,7 @@ import msgspec
 
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
-from appliance.replica.batch import SignedBatch
+from appliance.replica.batch import SignedBatch, short
 from appliance.replica.change_codec import Change, Op, Scalar, check_flat_map, decode_change
 from appliance.replica.document import Document
 from appliance.replica.entries import ChangeEntry, parse
@@ -180,7 +180,7 @@ def read_chunks(view: View, read: Callable[[Indexed], SignedBatch], name: Name) 
     for row in changes_in_effect(view, name):
         indexed = view.lookup(row.batch)
         if indexed is None:
-            raise error("replica.corrupt", what="view", reason=f"batch {row.batch.hex()[:12]} is not in the index")
+            raise error("replica.corrupt", what="view", reason=f"batch {short(row.batch)} is not in the index")
         body = parse(*read(indexed).batch.entries[row.entry])
         if isinstance(body, ChangeEntry):
             yield body.chunk

@@ -29,14 +29,15 @@ from appliance.replica.batch import (
     build_batch,
     parse_batch,
     parse_payload,
+    short,
     verify_batch,
 )
 from appliance.replica.documents import Documents, Name, read_cache, read_chunks
 from appliance.replica.entries import CheckpointEntry
 from appliance.replica.epochs import Epochs
-from appliance.replica.fold import Effect
+from appliance.replica.fold import Effects
 from appliance.replica.folding import Folding, Unfolded
-from appliance.replica.intake import Admitted, Intake, Missing, short
+from appliance.replica.intake import Admitted, Intake, Missing
 from appliance.replica.mark_records import load_marks
 from appliance.replica.marking import Marker
 from appliance.replica.parking import Parking
@@ -59,7 +60,7 @@ class Taken(msgspec.Struct, frozen=True):
 class Folded(NamedTuple):
     """What a fold brought in: effects by batch hash, and the batches in order of arrival."""
 
-    effects: dict[bytes, tuple[Effect, ...]]
+    effects: Effects
     batches: tuple[Admitted, ...]
 
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from appliance.core.errors import error
 from appliance.replica.ancestry import Meta
 from appliance.replica.authority import Authority
-from appliance.replica.batch import Batch, SignedBatch
+from appliance.replica.batch import Batch, SignedBatch, short
 from appliance.replica.entries import CheckpointEntry
-from appliance.replica.intake import Admitted, dependencies, short
+from appliance.replica.intake import Admitted, dependencies
 from appliance.replica.marks import Mark
 from appliance.replica.stores import START, Index
 

@@ -67,6 +67,9 @@ class Effect(msgspec.Struct, frozen=True, gc=False):
         return self.reason is None
 
 
+Effects = dict[bytes, tuple[Effect, ...]]  # by batch hash
+
+
 class Fold:
     """Applies batches, one after another in fold order, to the state."""
 

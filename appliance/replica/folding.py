@@ -15,14 +15,13 @@ from appliance.replica.ancestry import Branch, Meta
 from appliance.replica.authority import Authority, Span
 from appliance.replica.batch import SignedBatch
 from appliance.replica.documents import Documents
-from appliance.replica.fold import Effect, Fold
+from appliance.replica.fold import Effects, Fold
 from appliance.replica.intake import Admitted
 from appliance.replica.mark_records import mark_rows
 from appliance.replica.rows import DocumentRow, FrozenRow
 from appliance.replica.stores import START, Indexed, Position, View
 
 CHUNK = 500  # batches read from the log at once
-Effects = dict[bytes, tuple[Effect, ...]]
 
 
 class Unfolded(NamedTuple):

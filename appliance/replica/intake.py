@@ -16,7 +16,7 @@ from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.ancestry import Ancestry, Branch, Meta
 from appliance.replica.authority import Authority
-from appliance.replica.batch import Batch, SignedBatch
+from appliance.replica.batch import Batch, SignedBatch, short
 from appliance.replica.entries import AUTHORITY_KINDS, AuthorityBody, RevokeEntry, ThawEntry, parse
 from appliance.replica.marking import Marker
 
@@ -185,11 +185,6 @@ def authority_entries(batch: Batch, limits: Limits) -> Marks:
             except X0tError:
                 continue
     return found
-
-
-def short(digest: bytes) -> str:
-    """Enough of a hash for a person to find the batch."""
-    return digest.hex()[:12]
 
 
 def dependencies(batch: Batch, limits: Limits = LIMITS) -> tuple[bytes, ...]:

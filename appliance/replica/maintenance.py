@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from appliance.core.errors import IntegrityError, UnavailableError, X0tError
-from appliance.replica.batch import SignedBatch, Verify, verify_batch
+from appliance.replica.batch import SignedBatch, Verify, short, verify_batch
 from appliance.replica.engine import Engine
 from appliance.replica.queries import state_digest
 from appliance.replica.reports import Progress, Rebuilt, Verified
@@ -94,7 +94,7 @@ def _chunks(engine: Engine) -> Iterator[tuple[list[tuple[int, bytes, bytes | Non
 def _fault(blank: Engine, check: Verify, row: tuple[int, bytes, bytes | None]) -> str:
     """What is wrong with a row of the log, or nothing; a sound batch is taken in."""
     arrival, digest, blob = row
-    name = f"batch {digest.hex()[:12]} (number {arrival})"
+    name = f"batch {short(digest)} (number {arrival})"
     try:
         signed = blank.parse(arrival, blob)
         if signed.hash != digest:
@@ -125,7 +125,7 @@ def _differences(live: View, fresh: View) -> Iterator[str]:
 def _text(row: tuple[Value, ...] | None) -> str:
     if row is None:
         return "no row"
-    return "(" + ", ".join(value.hex()[:12] if isinstance(value, bytes) else str(value)[:24] for value in row[:5]) + ")"
+    return "(" + ", ".join(short(value) if isinstance(value, bytes) else str(value)[:24] for value in row[:5]) + ")"
 
 
 def _note(faults: list[str], fault: str) -> None:

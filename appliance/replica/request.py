@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from appliance.core.errors import X0tError
-from appliance.replica.fold import Effect
+from appliance.replica.fold import Effects
 
 T = TypeVar("T")
-Effects = Mapping[bytes, tuple[Effect, ...]]
 
 
 class Request(Generic[T]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -19,10 +19,9 @@ import msgspec
 
 from appliance.core.errors import UnavailableError, X0tError, error
 from appliance.core.limits import LIMITS, Limits
-from appliance.replica.batch import Entry, Sign, SignedBatch, Verify, parse_batch, verify_batch
+from appliance.replica.batch import Entry, Sign, SignedBatch, Verify, parse_batch, short, verify_batch
 from appliance.replica.engine import Engine
-from appliance.replica.fold import Effect
-from appliance.replica.intake import Admitted, short
+from appliance.replica.intake import Admitted
 from appliance.replica.paging import Known, read_batches, read_page
 from appliance.replica.reports import Page, Receipt, Received
 from appliance.replica.request import Request
@@ -32,7 +31,6 @@ from appliance.trust.grants import Role
 
 T = TypeVar("T")
 Checked = tuple[SignedBatch, bool]
-Effects = Mapping[bytes, tuple[Effect, ...]]
 LINGER_S = 0.002  # how long the writer waits for more work before it folds, unless somebody waits for the fold
 UNFOLDED_MAX = 4096  # durable batches that may wait for the fold: about 30 MB in memory
 SUBSCRIBER_QUEUE = 256  # announcements; a subscriber that lags further is told to start a new round

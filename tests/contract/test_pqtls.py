@@ -15,7 +15,7 @@ from OpenSSL import SSL
 from OpenSSL._util import lib as openssl
 
 from appliance.core.limits import Limits
-from tests.unit.transport.manners import BAD_CERTIFICATES, BAD_TLS, ECDSA, MLDSA, UNPARSED, UPGRADE, Manners, make_id
+from tests.unit.transport.manners import BAD_CERTIFICATES, BAD_TLS, ECDSA, MLDSA, UNPARSED, UPGRADE, Manners
 from tests.unit.transport.rig import (
     HOST,
     QUICK,
@@ -30,18 +30,6 @@ from tests.unit.transport.rig import (
     refusal_of,
     until,
 )
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    node = make_node(tmp_path, "node")
-    node.strangers.add(make_id(MLDSA))
-    return node
-
-
-@pytest.fixture
-def friend(tmp_path: Path) -> Node:
-    return make_node(tmp_path, "friend")
 
 
 class TestTheListenerRefuses:

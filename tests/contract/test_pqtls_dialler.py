@@ -8,29 +8,16 @@ from pathlib import Path
 import pytest
 
 from appliance.transport.address import Address
-from tests.unit.transport.manners import BAD_CERTIFICATES, BAD_TLS, MLDSA, UNPARSED, Manners, make_id
+from tests.unit.transport.manners import BAD_CERTIFICATES, BAD_TLS, UNPARSED, Manners
 from tests.unit.transport.rig import (
     Node,
     RawTls,
     counted,
     listening,
-    make_node,
     plain_server,
     raw_server,
     refusal_of,
 )
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    node = make_node(tmp_path, "node")
-    node.strangers.add(make_id(MLDSA))
-    return node
-
-
-@pytest.fixture
-def friend(tmp_path: Path) -> Node:
-    return make_node(tmp_path, "friend")
 
 
 class TestTheDiallerRefuses:

@@ -1,0 +1,24 @@
+"""Nodes of the contract tests of the transport."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.transport.manners import MLDSA, make_id
+from tests.unit.transport.rig import Node, make_node
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    """A node that takes the usual stranger for a member."""
+    node = make_node(tmp_path, "node")
+    node.strangers.add(make_id(MLDSA))
+    return node
+
+
+@pytest.fixture
+def friend(tmp_path: Path) -> Node:
+    """Another node."""
+    return make_node(tmp_path, "friend")
