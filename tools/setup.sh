@@ -15,6 +15,12 @@ python=${X0T_PYTHON:-/usr/bin/python3}
 stamps=.cache/setup
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 
+# yggdrasil 0.5.12 or newer: 0.4, which bookworm has, does not speak its protocol.
+has_yggdrasil() {
+    [[ $(yggdrasil -version 2>/dev/null) =~ version:\ ([0-9]+\.[0-9]+\.[0-9]+) ]] &&
+        printf '0.5.12\n%s\n' "${BASH_REMATCH[1]}" | sort --check --version-sort 2>/dev/null
+}
+
 # "Debian package: a command that succeeds where what it brings is there already, from wherever it came".
 machine_needs=(
     "ca-certificates: test -e /etc/ssl/certs/ca-certificates.crt"
@@ -22,9 +28,20 @@ machine_needs=(
     "cmake: command -v cmake"         # builds it
     "gcc: command -v cc"
     "git: command -v git"             # the shape tests ask it for the files of the project
+    "iproute2: command -v ip"
     "libc6-dev: test -e /usr/include/stdio.h"
     "make: command -v make"
+    "yggdrasil: has_yggdrasil"
 )
+if [[ $kind == dev ]]; then
+    machine_needs+=(
+        "conntrack: command -v conntrack" # the four are independent readers and peers in tests and benches
+        "iperf3: command -v iperf3"
+        "nftables: command -v nft"
+        "tcpdump: command -v tcpdump"
+        "procps: command -v sysctl"
+    )
+fi
 if [[ -z ${X0T_PYTHON:-} ]]; then
     machine_needs+=("python3: test -x $python" "python3-venv: $python -c 'import ensurepip, venv'")
 fi
@@ -39,8 +56,24 @@ machine_packages() {
     [[ $EUID -eq 0 ]] || stop "packages are missing; as root: apt-get update && ${install[*]}"
     command -v apt-get >/dev/null || stop "this is not Debian; please provide: ${missing[*]}"
     say "Debian packages: ${missing[*]}"
+    if [[ " ${missing[*]} " == *" yggdrasil "* ]]; then newer_yggdrasil; fi
     apt-get update --quiet >&2
     DEBIAN_FRONTEND=noninteractive "${install[@]}" --quiet >&2
+}
+
+# Debian 12 takes yggdrasil, and nothing else, from Debian 13: by the mirror that this machine uses already.
+newer_yggdrasil() {
+    if [[ -d /run/systemd/system ]]; then # the package starts a daemon with peers of its own choice; x0td runs its own
+        systemctl mask yggdrasil.service >&2
+    fi
+    [[ $(. /etc/os-release && echo "${VERSION_CODENAME:-}") == bookworm ]] || return 0
+    local mirror
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' | head -n 1)
+    [[ -n $mirror ]] || stop "apt knows no mirror of bookworm; please provide yggdrasil 0.5.12 or newer"
+    printf '%s\n' "Types: deb" "URIs: $mirror" "Suites: trixie" "Components: main" \
+        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg" >/etc/apt/sources.list.d/x0t-trixie.sources
+    printf '%s\n' "Package: *" "Pin: release n=trixie" "Pin-Priority: 100" "" \
+        "Package: yggdrasil" "Pin: release n=trixie" "Pin-Priority: 700" >/etc/apt/preferences.d/x0t-trixie
 }
 
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
