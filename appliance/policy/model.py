@@ -167,16 +167,15 @@ def content_id(encoded: bytes) -> bytes:
 
 
 def encode_rule(rule: Rule) -> bytes:
-    """The canonical bytes of a rule: deterministic CBOR of its fields."""
-    return canonical.encode(_plain(rule))
+    """The canonical bytes of a rule: deterministic CBOR of its fields, without those that are empty."""
+    return canonical.encode(_fields(rule))
 
 
 def encode_test(test: PolicyTest) -> bytes:
     """The canonical bytes of a test; tags are sorted."""
-    fields = _plain(test)
-    return canonical.encode(fields)
+    return canonical.encode(_fields(test))
 
 
-def _plain(record: Rule | PolicyTest) -> object:
+def _fields(record: Rule | PolicyTest) -> dict[str, canonical.Encodable]:
     fields = msgspec.to_builtins(record, builtin_types=(bytes,), order="deterministic")
     return {key: value for key, value in fields.items() if value not in ("", None)}
