@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from appliance.core.ids import NodeId
 from appliance.replica.batch import SignedBatch
-from appliance.replica.documents import NODES
+from appliance.replica.document_kinds import NODES
 from appliance.replica.entries import (
     AnnounceEntry,
     ChangeEntry,
@@ -18,11 +18,13 @@ from appliance.replica.entries import (
     EntryBody,
     GrantEntry,
     RevokeEntry,
+    SecretEntry,
     ThawEntry,
     make,
 )
 from appliance.replica.epochs import covered_digest
 from appliance.trust.grants import Role
+from tests.attach_rig import attach
 from tests.sim.world import Member, Mesh, Replica
 
 Fields = list[object]
@@ -84,6 +86,13 @@ class Forge:
         self.chunks.append(chunk)
         return ChangeEntry(*NODES, chunk)
 
+    def attach(self, rng: random.Random, member: Member) -> EntryBody:
+        signer, owner = (rng.choice([member, member, *self.hostile]) for _ in range(2))
+        return attach(self.mesh.id, signer.id, owner.name, *rng.sample(["tls://10.0.0.1:1", "quic://[fd00::1]:9"], 1))
+
+    def secret(self, rng: random.Random, member: Member) -> EntryBody:
+        return SecretEntry(rng.randint(1, 3), rng.randbytes(32))
+
     def grant(self, rng: random.Random, member: Member) -> EntryBody:
         subject = rng.choice([*self.hostile, self.mesh.member(f"new {rng.randrange(20)}")])
         role, delegate = rng.choice(list(Role)), rng.choice([0, 0, 1, 5])
@@ -112,12 +121,14 @@ class Forge:
 BODIES: list[Callable[[Forge, random.Random, Member], EntryBody]] = [
     Forge.announce,
     Forge.announce,
-    Forge.announce,
     Forge.change,
     Forge.change,
     Forge.change,
+    Forge.attach,
+    Forge.secret,
     Forge.grant,
     Forge.grant,
+    Forge.revoke,
     Forge.revoke,
     Forge.thaw,
     Forge.checkpoint,

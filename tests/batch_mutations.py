@@ -13,7 +13,8 @@ from appliance.core.errors import X0tError
 from appliance.core.ids import NodeId
 from appliance.core.limits import LIMITS
 from appliance.replica.change_codec import decode_change, encode_change
-from appliance.replica.documents import NODES, actor_id
+from appliance.replica.document_kinds import NODES
+from appliance.replica.documents import actor_id
 from appliance.replica.entries import (
     ChangeEntry,
     make,

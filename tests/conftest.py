@@ -53,7 +53,7 @@ def no_threads_left(request: pytest.FixtureRequest) -> Iterator[None]:
         assert not thread.is_alive(), f"the test left the thread {thread.name!r} running"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def root() -> None:
     """Only root can become somebody else: without it the test fails where everything is required, else is skipped."""
     if os.geteuid() == 0:

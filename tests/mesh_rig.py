@@ -13,7 +13,8 @@ from typing import TypeVar
 from appliance.core.ids import NodeId, mesh_id, node_id
 from appliance.replica.authoring import Identity
 from appliance.replica.batch import SignedBatch, parse_batch
-from appliance.replica.documents import NODES, Name
+from appliance.replica.change_codec import Scalar
+from appliance.replica.document_kinds import NODES, Name
 from appliance.replica.engine import Engine, Taken
 from appliance.replica.entries import (
     AnnounceEntry,
@@ -102,7 +103,7 @@ class Member:
         key = f"{NodeId(other.id)}/tag/{tag}"
         return self.edit({key: True}, name)
 
-    def edit(self, puts: dict[str, bool | str], name: Name = NODES) -> tuple[Effect, ...]:
+    def edit(self, puts: dict[str, Scalar], name: Name = NODES) -> tuple[Effect, ...]:
         """Change a document."""
         chunk = self.engine.documents.edit(name, puts, [], self.id, self.mesh.now_ms // 1000)
         return self.write(ChangeEntry(document=name[0], epoch=name[1], chunk=chunk))

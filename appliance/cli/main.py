@@ -25,11 +25,14 @@ NOUNS = {  # noun: (module, what it says of itself)
     "key": ("key", "This node's identity."),
     "link": ("link", "Links to peers; cut the node off and join it again."),
     "mesh": ("mesh", "Create, join and show the mesh."),
+    "net": ("net", "The mesh network of this node, and tools for a bad day."),
     "node": ("node", "The nodes that the mesh knows, and their names."),
+    "policy": ("policy", "Who may talk to whom."),
     "replica": ("replica", "The log, the read model, and what is in them."),
     "role": ("role", "Who may do what: grants and revocations."),
     "tag": ("tag", "Tags of nodes."),
 }
+MORE = "also_"  # details of an error that are further errors
 UNEXPECTED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it; also for a no to a question
 
@@ -112,6 +115,9 @@ def _refuse(err: X0tError | RemoteError) -> int:
     if os.environ.get("X0T_DEBUG"):
         raise err
     say(f"x0t: {err}", err.hint)
+    for name, text in err.detail.items() if isinstance(err, X0tError) else ():
+        if name.startswith(MORE):
+            say(f"  also {text}", "")
     return err.exit_code
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from appliance.cli.files import write_file
-from appliance.cli.session import Session, with_session
-from appliance.core.records import Mesh, MeshCreate, MeshJoin
+from appliance.cli.session import Session, confirm, with_session, yes_option
+from appliance.core.records import Mesh, MeshCreate, MeshJoin, Receipt
 
 
 @click.group()
@@ -52,3 +52,16 @@ def show(session: Session, target: Path | None) -> None:
             return
     rows = [("mesh", found.mesh), ("name", found.name), ("created", found.created)]
     session.out.record(found, [*rows, ("authority key here", found.authority_here)])
+
+
+@mesh.command("rotate-secret", epilog="Example: x0t mesh rotate-secret")
+@yes_option
+@with_session
+def rotate_secret(session: Session, sure: bool) -> None:  # noqa: FBT001
+    """Give the mesh a new secret for its Yggdrasil peers, so that who left cannot find it by discovery any more.
+
+    Every node restarts its Yggdrasil for it: flows pause for about a second.
+    """
+    confirm("Flows in the whole mesh pause for about a second. Go on?", sure=sure)
+    receipt = session.client.send("POST", "/mesh/secrets", {}, Receipt)
+    session.out.receipt(receipt, "The mesh has a new secret")

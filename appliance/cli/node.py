@@ -6,6 +6,7 @@ import click
 
 from appliance.cli.client import segment
 from appliance.cli.session import Session, with_session
+from appliance.core.network_records import SubnetsAsk
 from appliance.core.records import NameAsk, Node, Receipt
 
 
@@ -32,3 +33,17 @@ def name(session: Session, node_id: str, text: str) -> None:
     """Give NODE the NAME by which people know it; an empty one takes it away."""
     receipt = session.client.send("PUT", f"/nodes/{segment(node_id)}/name", NameAsk(name=text), Receipt)
     session.out.receipt(receipt, "The name is set")
+
+
+@node.command("subnet", epilog="Example: x0t node subnet gateway-1... fd00:1::/64 --remove fd00:9::/64")
+@click.argument("node_id", metavar="NODE")
+@click.argument("prefixes", nargs=-1, metavar="PREFIX...")
+@click.option("--remove", multiple=True, metavar="PREFIX", help="Take this prefix away; repeat.")
+@with_session
+def subnet(session: Session, node_id: str, prefixes: tuple[str, ...], remove: tuple[str, ...]) -> None:
+    """Say that the hosts of each PREFIX (IPv6) are behind NODE, which is their gateway."""
+    if not prefixes and not remove:
+        raise click.UsageError("Name a prefix to add, or one to --remove.")
+    ask = SubnetsAsk(add=prefixes, remove=remove)
+    receipt = session.client.send("PATCH", f"/nodes/{segment(node_id)}/subnets", ask, Receipt)
+    session.out.receipt(receipt, "The subnets are set")

@@ -13,6 +13,7 @@ from enum import StrEnum
 class Domain(StrEnum):
     """Every label under which this program signs."""
 
+    ATTACH = "x0t/attach/1"  # by an Ed25519 key, which has no context: it stands at the head of what is signed
     BATCH = "x0t/batch/1"
     DESCRIPTOR = "x0t/descriptor/1"
     GRANT = "x0t/grant/1"

@@ -140,6 +140,11 @@ _Unavailable, _Integrity = UnavailableError, IntegrityError
 
 # fmt: off
 ERRORS: Final[dict[str, ErrorSpec]] = {
+    # ---- address: IPv6 addresses and prefixes
+    "address.text": ErrorSpec(_Input,
+        "{text} is no IPv6 address or prefix: {reason}.",
+        "Write an address such as 200:1234::1, or a prefix such as fd00:1::/64. The mesh carries no IPv4."),
+
     # ---- archive: files of batches
     "archive.changed": ErrorSpec(_State,
         "The replica was changed while the file was written: {reason}.",
@@ -174,6 +179,14 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "archive.write": ErrorSpec(_Unavailable,
         "The file {path} cannot be written or read: {reason}.",
         "Check the directory, its permissions and the free space."),
+
+    # ---- attach: the Yggdrasil key of a member
+    "attach.proof": ErrorSpec(_Input,
+        "The Yggdrasil key did not sign that it belongs to this node.",
+        "The node must sign the statement with the key itself; restart its daemon to publish it again."),
+    "attach.unchanged": ErrorSpec(_State,
+        "The attachment of this node is so already.",
+        "There is nothing to do."),
 
     # ---- batch: one signed batch, from us or from a peer
     "batch.author": ErrorSpec(_Denied,
@@ -212,6 +225,17 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "batch.size": ErrorSpec(_Input,
         "The batch is larger than allowed: {size} of at most {limit} {unit}.",
         "Split it into several batches."),
+
+    # ---- capture: files of packets
+    "capture.exists": ErrorSpec(_State,
+        "The file {path} exists already.",
+        "Choose another name: a capture is never written over a file."),
+    "capture.interface": ErrorSpec(_Unavailable,
+        "Nothing can be captured from the interface {interface}: {reason}.",
+        "Check that it exists, and that x0td may open packet sockets (CAP_NET_RAW)."),
+    "capture.write": ErrorSpec(_Unavailable,
+        "The capture {path} cannot be written: {reason}.",
+        "Check the directory, its permissions and the free space. What was written until then can be opened."),
 
     # ---- cbor: deterministic CBOR, RFC 8949 section 4.2.1
     "cbor.depth": ErrorSpec(_Input,
@@ -321,6 +345,9 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "control.daemon_down": ErrorSpec(_Unavailable,
         "The daemon does not answer on {path}.",
         "Start it with `x0td`, or name its socket with --socket."),
+    "control.editor": ErrorSpec(_State,
+        "The editor {editor} did not finish: {reason}.",
+        "Set $VISUAL or $EDITOR to an editor. The text is in {path}."),
     "control.failed": ErrorSpec(_Unavailable,
         "The daemon failed at this request for a reason of its own.",
         "Its log has the cause under the request {request}; please report it.", 500),
@@ -381,6 +408,9 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "document.cache": ErrorSpec(_Integrity,
         "The saved copy of the document {document} cannot be used: {reason}.",
         "Nothing is lost: the document is rebuilt from the log."),
+    "document.changed": ErrorSpec(_State,
+        "The document {document} was changed since it was read.",
+        "Read it again and repeat the change."),
     "document.panic": ErrorSpec(_Integrity,
         "Automerge failed inside the document {document}.",
         "The document is rebuilt from the log; report the change that caused it: {change}."),
@@ -393,11 +423,28 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "document.unknown": ErrorSpec(_Input,
         "There is no document {document}.",
         "Update this node if the document is new; otherwise correct the name."),
+    "document.unchanged": ErrorSpec(_State,
+        "The document {document} is so already.",
+        "There is nothing to do."),
 
     # ---- entry: the parts of a batch
     "entry.malformed": ErrorSpec(_Input,
         "The entry of kind {kind} is not well formed: {reason}.",
         "The author's software is at fault or newer than ours: compare versions."),
+
+    # ---- firewall: the table of the mesh in the kernel
+    "firewall.closed": ErrorSpec(_State,
+        "The firewall of {interface} is closed.",
+        "Start the daemon again; the table in the kernel still holds what was verified last."),
+    "firewall.mismatch": ErrorSpec(_Integrity,
+        "The kernel does not hold what was written to table {table}: {what} should be {wanted} and is {found}.",
+        "The filter before it is in force again. Look for another program that writes to this table: `nft monitor`."),
+    "firewall.refused": ErrorSpec(_Unavailable,
+        "The kernel did not take the change of table {table}: {reason}.",
+        "What was in force before stays in force, and the change is tried again."),
+    "firewall.unavailable": ErrorSpec(_Unavailable,
+        "The firewall of the kernel cannot be reached: {reason}.",
+        "x0td needs CAP_NET_ADMIN, and a kernel with nf_tables, conntrack and nfnetlink_log."),
 
     # ---- grant: roles bound to keys
     "grant.depth": ErrorSpec(_Denied,
@@ -470,6 +517,61 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
         "{text} is not the address of a peer.",
         "Write host:port, or nodeid@host:port to accept one node only."),
 
+    # ---- network: the mesh network of this node
+    "network.off": ErrorSpec(_State,
+        "The mesh network of this node is off.",
+        "Set `network.enabled = true` in the settings file of x0td and start it again."),
+    "network.probe": ErrorSpec(_State,
+        "{service} did not reach {target}: {died_at}.",
+        "{hint}"),
+    "network.service": ErrorSpec(_Input,
+        "{text} is not one service.",
+        "Write tcp/443, udp/5000, sctp/9 or icmpv6: one protocol, and one port where it has ports."),
+    "network.unhealthy": ErrorSpec(_State,
+        "{count} checks failed: {codes}.",
+        "Run the command in the column FIX; `x0t net doctor` then shows whether it helped."),
+    "network.unknown": ErrorSpec(_Input,
+        "No node and no host of the mesh is called {text}.{nearest}",
+        "Name a node as `x0t node list` shows it, by its id, or by an address of the mesh."),
+
+    # ---- policy: who may talk to whom
+    "policy.changed": ErrorSpec(_State,
+        "The policy was changed meanwhile: it is at revision {revision}.",
+        "Look at it with `x0t policy show`, put your change on top, and apply again. Nothing was written."),
+    "policy.document": ErrorSpec(_Integrity,
+        "{key} of the policy cannot be read: {reason}.",
+        "It may be written by newer software; the last revision that could be read stays in force.", 422),
+    "policy.no_confirmation": ErrorSpec(_State,
+        "No change of policy waits to be confirmed.",
+        "It was confirmed or undone before; `x0t policy history` shows what is in force."),
+    "policy.no_revision": ErrorSpec(_State,
+        "The policy has no revision {revision}.",
+        "`x0t policy history` shows those that there are."),
+    "policy.not_member": ErrorSpec(_State,
+        "Node {node} is not a member that may be trusted, so there is nothing that it may enforce.",
+        "Check its certificate and whether it was evicted: `x0t node list`."),
+    "policy.size": ErrorSpec(_Input,
+        "A policy has at most {limit} bytes as text.",
+        "Put addresses and nodes under tags and groups: one rule can speak of many."),
+    "policy.overtaken": ErrorSpec(_State,
+        "The edit was written, and has no effect any more: this node's right to make it was taken meanwhile.",
+        "`x0t replica no-effect` has the reason."),
+    "policy.tests": ErrorSpec(_Input,
+        "{count} tests of the policy fail. The first: {first}.",
+        "Change the rules, or the test if it is the test that is wrong. The policy in force is as it was."),
+    "policy.text": ErrorSpec(_Input,
+        "The policy cannot be read: {problem}.",
+        "The place is line:column. docs/policy.md has the form and an example; {count} problems were found."),
+    "policy.too_large": ErrorSpec(_State,
+        "The policy needs {entries} entries on this node; {limit} are allowed. What was in force stays.",
+        "Put nodes that may do the same under one tag, and ports under ranges: fewer classes make fewer entries."),
+    "policy.unchanged": ErrorSpec(_State,
+        "The policy says all this already.",
+        "Nothing was written."),
+    "policy.waiting": ErrorSpec(_State,
+        "A change of policy waits to be confirmed.",
+        "Run `x0t policy confirm`, or wait until it is undone; then apply again."),
+
     # ---- pqc: the provider of post-quantum algorithms
     "pqc.ciphertext": ErrorSpec(_Input,
         "The ciphertext is not one of ML-KEM-768.",
@@ -489,6 +591,11 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "pqc.self_test": ErrorSpec(_Integrity,
         "The provider {provider} gives wrong results for {algorithm}.",
         "Do not use it: choose the other provider and reinstall this one."),
+
+    # ---- probe: finding out where something dies
+    "probe.protocol": ErrorSpec(_Input,
+        "A probe cannot be made of the protocol {protocol}.",
+        "Name a service such as tcp/502, udp/53, sctp/2905 or icmpv6."),
 
     # ---- replica: the log and the read model of this node
     "replica.ambiguous": ErrorSpec(_Input,
@@ -583,6 +690,17 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
         "The peer takes {window} bytes at a time, which is less than one batch.",
         "Raise its limit sync_window_bytes to at least {least}."),
 
+    # ---- subnet: prefixes behind a node
+    "subnet.form": ErrorSpec(_Input,
+        "{prefix} cannot be behind a node: {reason}.",
+        "Name an IPv6 prefix in canonical form, such as fd12:3456::/64, or a part of the node's own /64 of the mesh."),
+    "subnet.limit": ErrorSpec(_Input,
+        "A node has at most {limit} subnets behind it.",
+        "Put subnets together under shorter prefixes, or remove some."),
+    "subnet.unchanged": ErrorSpec(_State,
+        "The subnets of {node} are so already.",
+        "There is nothing to do."),
+
     # ---- stream: messages between two nodes, over TLS
     "stream.closed_by_peer": ErrorSpec(_Denied,
         "The peer ended the stream: {reason}.",
@@ -610,6 +728,17 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "tags.unchanged": ErrorSpec(_State,
         "The tags of {node} are so already.",
         "There is nothing to do."),
+
+    # ---- tailscale: policy files of Tailscale and headscale
+    "tailscale.mapping": ErrorSpec(_Input,
+        "Line {line}, column {column} of the mapping file: {name} {why}.",
+        "{advice}"),
+    "tailscale.not_carried": ErrorSpec(_Input,
+        "{count} parts of {path} have no equal here, so nothing was translated.",
+        "Each is named above with what to do; a mapping file (--mapping) settles users, groups and hosts."),
+    "tailscale.refused": ErrorSpec(_Input,
+        "Line {line}, column {column}: {name} {why}.{more}",
+        "{advice}"),
 
     # ---- thaw: an owner's decision on a forked log
     "thaw.keep": ErrorSpec(_Input,
@@ -679,5 +808,42 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
     "units.text": ErrorSpec(_Input,
         "{text} is not a {what}.",
         "Write a whole number and a unit, such as {example}."),
+
+    # ---- yggdrasil: the daemon that carries the mesh
+    "yggdrasil.answer": ErrorSpec(_Unavailable,
+        "The Yggdrasil daemon answered {request} in an unknown form: {reason}.",
+        "Install Yggdrasil 0.5.12 or a newer 0.5."),
+    "yggdrasil.inbound": ErrorSpec(_State,
+        "The link from {remote} was opened by the other end, and the daemon cannot end it alone.",
+        "Restart the daemon without that key among those allowed."),
+    "yggdrasil.interface": ErrorSpec(_Unavailable,
+        "The mesh interface {interface} cannot be set up: {reason}.",
+        "Check that /dev/net/tun exists and that this program may change the network (root, or CAP_NET_ADMIN)."),
+    "yggdrasil.key": ErrorSpec(_Input,
+        "{path} holds no unencrypted Ed25519 key.",
+        "Restore the file; or move it away, and a new key with a new address is made."),
+    "yggdrasil.program": ErrorSpec(_Unavailable,
+        "Yggdrasil cannot be started: {reason}.",
+        "Install Yggdrasil 0.5.12 or newer, or name the program in `network.program`."),
+    "yggdrasil.refused": ErrorSpec(_State,
+        "The Yggdrasil daemon refused {request}: {reason}.",
+        "The reason is the daemon's own; its log lies beside its socket."),
+    "yggdrasil.routes": ErrorSpec(_Unavailable,
+        "The kernel does not hold the routes of {interface} that were set: {reason}.",
+        "They are set again; another program may be changing the routes of this interface."),
+    "yggdrasil.stranger": ErrorSpec(_Integrity,
+        "The Yggdrasil daemon is not the one expected: {reason}.",
+        "It was ended; look for another program that uses the same interface or socket."),
+    "yggdrasil.unavailable": ErrorSpec(_Unavailable,
+        "The Yggdrasil daemon does not answer {request}: {reason}.",
+        "It is tried again; `x0t net doctor` shows how the daemon stands."),
+    "yggdrasil.user": ErrorSpec(_Input,
+        "There is no user {user} for Yggdrasil.",
+        "Create it, or leave `network.user` empty."),
+
+    # ---- witness: a question about a probe
+    "witness.question": ErrorSpec(_Input,
+        "The question about a probe is refused: {reason}.",
+        "A member may ask about flows between itself and the node that it asks."),
 }
 # fmt: on

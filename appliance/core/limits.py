@@ -24,6 +24,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     branches_per_author: int = 1_024  # branches kept of a forked author; two are the proof, 40 KiB of a vector
     revocations_per_target: int = 64  # revocations of one key by one author; bounds what they cost to settle
     tags_per_node: int = 64  # tags of one node
+    subnets_per_node: int = 64  # prefixes behind one node
 
     # Canonical CBOR.
     cbor_bytes: int = 1 << 20  # bytes of one encoded value; equals a sync frame
@@ -74,6 +75,32 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     redial_max_s: int = 30  # seconds at most before a lost peer is dialled again
     peer_backoff_min_s: int = 1  # seconds before the first retry, and for which a peer is left alone at first
     peer_backoff_max_s: int = 300  # seconds for which a peer that goes on breaking the protocol is left alone
+
+    # Policy: what a document may hold is judged alike by all nodes of a mesh.
+    policy_rules: int = 5_000  # rules of a policy
+    policy_tests: int = 2_000  # tests of a policy
+    policy_names: int = 1_000  # groups, and named services
+    policy_selectors: int = 64  # selectors on a side of a rule; a rule of node ids then still fits a value
+    policy_services: int = 64  # services of a rule
+    policy_depth: int = 16  # nested lists and mappings in a text; a policy needs 4
+    filter_entries: int = 262_144  # elements of one node's filter: 10,000 peers and 25 entries for each
+    policy_text_bytes: int = 1 << 20  # bytes of a policy as text: 5,000 rules of 200
+
+    # Yggdrasil.
+    yggdrasil_answer_bytes: int = 16 << 20  # bytes of an answer of its admin socket; 10,000 peers of 500 bytes, thrice
+    yggdrasil_answer_s: int = 5  # seconds for an answer of its admin socket; measured 1 ms
+    yggdrasil_start_s: int = 10  # seconds until a new daemon must answer; measured 0.1 s
+    yggdrasil_stop_s: int = 3  # seconds to end by itself before it is killed; measured 0.02 s
+    yggdrasil_peers: int = 8  # peers dialled at once; more links cost every one of them the tree's announcements
+    yggdrasil_restarts: int = 5  # crashes within ten minutes before restarts become slow
+    yggdrasil_log_bytes: int = 1 << 20  # bytes of the daemon's log before it begins anew
+
+    # The firewall in the kernel.
+    firewall_attempts: int = 8  # tries of one change while others change the ruleset, or answers are lost
+    firewall_gets: int = 128  # elements read back one by one, 20 us each; of more all are read, 1 us each
+    firewall_drops: int = 1_024  # dropped packets remembered; 200 KiB
+    firewall_drops_per_s: int = 20  # dropped packets shown, of each reason; the rest is dropped unseen
+    firewall_flows: int = 4_096  # conversations listed at once; 1 MiB of JSON
 
     # The control socket.
     control_body_bytes: int = 8 << 20  # bytes of a request body

@@ -97,6 +97,41 @@ class SyncSettings(_Table, frozen=True):
     ] = 30
 
 
+Interface: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,14}$")]  # IFNAMSIZ, and no glob of the firewall
+PeerUri: TypeAlias = Annotated[str, Meta(pattern=r"^(tls|quic)://[^/?#\s]+:[0-9]{1,5}$", max_length=256)]
+
+
+class NetworkSettings(_Table, frozen=True):
+    """The mesh network of this node: its Yggdrasil daemon and its firewall."""
+
+    enabled: Annotated[bool, Meta(description="Run the mesh network. It needs root, or CAP_NET_ADMIN.")] = False
+    interface: Annotated[Interface, Meta(description="Name of the mesh interface, which this node makes.")] = "x0t0"
+    listen: Annotated[
+        tuple[PeerUri, ...],
+        Meta(
+            max_length=8,
+            description="Where Yggdrasil peers of the mesh are awaited: tls://HOST:PORT, quic://HOST:PORT.",
+        ),
+    ] = ("tls://[::]:7331",)
+    announce: Annotated[
+        tuple[PeerUri, ...],
+        Meta(
+            max_length=8,
+            description="The same as others reach it. Empty: each host of node.endpoints, port of listen.",
+        ),
+    ] = ()
+    relay: Annotated[bool, Meta(description="Well connected and always on: others prefer it as a peer.")] = False
+    discovery: Annotated[
+        tuple[Interface, ...],
+        Meta(max_length=16, description="Interfaces on which members find one another by multicast."),
+    ] = ()
+    mtu: Annotated[int, Meta(ge=1280, le=65535, description="MTU of the mesh interface, bytes.")] = 65535
+    program: Annotated[str, Meta(min_length=1, max_length=4096, description="The Yggdrasil program.")] = "yggdrasil"
+    user: Annotated[
+        str, Meta(max_length=32, description="The user that Yggdrasil runs as. Empty: one without a name of its own.")
+    ] = ""
+
+
 class LimitSettings(_Table, frozen=True):
     """Bounds of this node alone. Bounds that all replicas must share cannot be set."""
 
@@ -134,7 +169,16 @@ class Config(_Table, frozen=True):
     pq: PqSettings = PqSettings()
     log: LogSettings = LogSettings()
     sync: SyncSettings = SyncSettings()
+    network: NetworkSettings = NetworkSettings()
     limits: LimitSettings = LimitSettings()
+
+    def peer_uris(self) -> tuple[str, ...]:
+        """Where Yggdrasil peers of the mesh reach this node: as announced, else from what is known of both."""
+        if self.network.announce or not self.network.listen:
+            return self.network.announce
+        scheme, _, rest = self.network.listen[0].partition("://")
+        port = rest.rpartition(":")[2]
+        return tuple(f"{scheme}://{endpoint.rpartition(':')[0].lower()}:{port}" for endpoint in self.node.endpoints)
 
     def effective_limits(self) -> Limits:
         """The project's limits with this node's overrides in place."""

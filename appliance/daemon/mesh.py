@@ -8,29 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
 from appliance.core.errors import X0tError, error
-from appliance.core.ids import NodeId
+from appliance.core.ids import MeshId, NodeId
 from appliance.daemon import events, memory
 from appliance.daemon.aim import Aim
 from appliance.daemon.changes import Changes
 from appliance.daemon.config import Config
+from appliance.daemon.confirmation import Confirmation
 from appliance.daemon.links import Links
+from appliance.daemon.network import Network
 from appliance.daemon.software import software
 from appliance.daemon.supervisor import Job
 from appliance.daemon.target import Target, parse_target
+from appliance.daemon.witness import WITNESS_PATH, ask, gateway_of
+from appliance.netstack.finding import Receiver
+from appliance.policy.evaluate import Flow
+from appliance.policy.service import PolicyService
 from appliance.replica.batch import Sign, Verify
 from appliance.replica.operations import Operations
 from appliance.replica.queries import Queries
 from appliance.replica.rows import NodeRow
 from appliance.replica.service import Replica
 from appliance.storage.archive_file import ArchiveFile
+from appliance.transport.address import Address
 from appliance.transport.listener import Listener
+from appliance.transport.stream import Stream
 from appliance.trust.descriptor import Descriptor
 
 AIM_S = 1.0  # between two looks at what others announced
@@ -39,6 +48,9 @@ SETTLED_S = 30.0  # the same, once the mesh has heard it
 PROBE_S = 5.0
 RECHECK_S = 1.0  # between two looks for peers whose grant ran out: nothing else tells of that
 SETTLE_S = 0.05  # commits that come in a burst wake the rest once
+
+
+Dial = Callable[[Address, bytes | None, str], Awaitable[Stream]]
 
 
 class Keys(NamedTuple):
@@ -65,13 +77,18 @@ class FollowedMesh:
         self.batches = 0  # in the log
         self._ending = False
         self.known_peers: list[Target] = []
+        self.policy = PolicyService(self.queries, self.operations, replica.now_ms, asyncio.to_thread)
+        file = Path(config.data_dir) / str(MeshId(descriptor.mesh)) / "unconfirmed.json"
+        self.confirmation = Confirmation(file, replica, self.policy)
+        self.network: Network | None = None  # where the settings ask for one
         self.links: Links
         self.listener: Listener
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mesh")
 
-    def connect(self, links: Links, listener: Listener, met: asyncio.Event) -> None:
+    def connect(self, links: Links, listener: Listener, met: asyncio.Event, dial: Dial) -> None:
         """Take the parts that need this object to be made first. `met`: this replica was equal with some peer."""
         self._met = met
+        self.dial = dial
         self.links = links
         self.listener = listener
 
@@ -84,13 +101,14 @@ class FollowedMesh:
             Job(name="announce", run=self._keep_announced),
             Job(name="memory", run=self._trim),
             Job(name="members", run=self._recheck, period_s=RECHECK_S),
+            Job(name="confirmation", run=self.confirmation.run),
             Job(name="replica", run=self._probe, period_s=PROBE_S, critical=True),
         ]
         if not self.config.listen.address:
             self.listening.set()
         else:
             jobs.append(Job(name="listener", run=self._listen, critical=True, restarts=2))
-        return jobs
+        return jobs + (self.network.jobs() if self.network is not None else [])
 
     def end_watching(self) -> None:
         """Let those go who only watch: the daemon stops."""
@@ -99,6 +117,8 @@ class FollowedMesh:
 
     async def close(self) -> None:
         """Finish what the replica has begun, and close it."""
+        if self.network is not None:
+            await self.network.close()
         await self.replica.__aexit__(None, None, None)
 
     # -- who may talk to us
@@ -133,6 +153,18 @@ class FollowedMesh:
         chosen = self._aim.choose(members, self.replica.permitted)
         announced = [target for target in chosen if target.address not in addresses]
         self.links.want([*named, *announced])
+
+    async def ask_witness(self, flow: Flow, age_ms: int) -> Receiver | None:
+        """What the node that an address belongs to says of a probe; None if it cannot be asked."""
+        node = gateway_of(flow.target, self.network.roster.directory) if self.network else None
+        row = await self.replica.run(lambda engine: engine.view.get(NodeRow, node)) if node else None
+        if not isinstance(row, NodeRow) or node is None:
+            return None
+        for endpoint in row.endpoints:
+            found = await ask(flow, age_ms, partial(self.dial, parse_target(endpoint).address, node, WITNESS_PATH))
+            if found is not None:
+                return found
+        return None
 
     def file(self, path: str) -> ArchiveFile:
         """A file to export to or to import from."""
@@ -195,11 +227,16 @@ class FollowedMesh:
             await self.changes.after(count)
             await asyncio.sleep(SETTLED_S if settled else ANNOUNCE_S)
 
+    def may_speak(self) -> bool:
+        """True once this node may write: with a lost log, a batch before the first sync would fork its own."""
+        node = self.replica.node
+        return self.replica.permitted(node) and (self._met.is_set() or bool(self.replica.vector.top(node)))
+
     async def _announce(self) -> bool:
         """Say our name and endpoints to the mesh; True if it has heard them already."""
         node = self.replica.node
-        if not self.replica.permitted(node) or not (self._met.is_set() or self.replica.vector.top(node)):
-            return False  # with a lost log and a kept key, a batch before the first sync would contradict our own
+        if not self.may_speak():
+            return False
         wanted = (self.name(), self.config.node.endpoints, f"x0td {software()}")
         known = await self.replica.run(lambda engine: engine.view.get(NodeRow, node))
         if isinstance(known, NodeRow) and (known.name, known.endpoints, known.software) == wanted:

@@ -8,16 +8,26 @@ from pathlib import Path
 
 from appliance.core.errors import error
 from appliance.core.ids import MeshId
+from appliance.core.yggdrasil import node_address
 from appliance.daemon.config import Config
 from appliance.daemon.control.routes import routes
 from appliance.daemon.control.server import ControlServer
 from appliance.daemon.links import Links
 from appliance.daemon.membership import Membership
 from appliance.daemon.mesh import FollowedMesh, Keys
+from appliance.daemon.network import Announcement, Kernel, Network
+from appliance.daemon.network import Mesh as MeshParts
 from appliance.daemon.node import Node
 from appliance.daemon.supervisor import contain
 from appliance.daemon.sync_driver import SyncDriver
 from appliance.daemon.target import Target
+from appliance.daemon.witness import WITNESS_PATH, Witness
+from appliance.netstack.nft.firewall import NftFirewall
+from appliance.netstack.nft.skeleton import MeshTable
+from appliance.netstack.yggdrasil.key import create_key as create_yggdrasil_key
+from appliance.netstack.yggdrasil.key import load_key as load_yggdrasil_key
+from appliance.netstack.yggdrasil.manager import Yggdrasil
+from appliance.netstack.yggdrasil.records import Place
 from appliance.replica.authoring import Identity
 from appliance.replica.engine import Engine
 from appliance.replica.service import Replica, Writer
@@ -71,8 +81,48 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
     links = Links(key.id, dial, driver.run, mesh.changes, limits)
     listener = Listener(credentials, mesh.permitted, limits, contain)
     listener.mount(SYNC_PATH, links)
-    mesh.connect(links, listener, driver.met)
+    mesh.connect(links, listener, driver.met, dialler.open)
+    if config.network.enabled:
+        try:
+            mesh.network = await asyncio.to_thread(_network, config, mesh, directory)
+            listener.mount(WITNESS_PATH, Witness(mesh.network, now_ms))
+        except BaseException:
+            await mesh.close()
+            raise
     return mesh
+
+
+def _network(config: Config, mesh: FollowedMesh, directory: Path) -> Network:
+    """The mesh network of this node; nothing is started or changed yet."""
+    settings, name = config.network, network_name(mesh.descriptor.mesh)
+    path = directory / "yggdrasil.pem"
+    key = load_yggdrasil_key(path) if path.exists() else create_yggdrasil_key(path)
+    place = Place(
+        mesh=mesh.descriptor.mesh,
+        interface=settings.interface,
+        run_dir=Path(config.data_dir) / name,
+        listen=settings.listen,
+        discovery=settings.discovery,
+        mtu=settings.mtu,
+        program=settings.program,
+        user=settings.user,
+    )
+    table = MeshTable(
+        name=name,
+        interface=settings.interface,
+        own=node_address(key.public),
+        log_group=int.from_bytes(mesh.descriptor.mesh[:2], "big"),
+    )
+    limits = config.effective_limits()
+    kernel = Kernel(NftFirewall(table, limits), Yggdrasil(place, key, limits), key)
+    parts = MeshParts(mesh.replica, mesh.queries, mesh.operations, mesh.policy)
+    said = Announcement(config.peer_uris(), settings.relay, mesh.may_speak)
+    return Network(parts, kernel, said)
+
+
+def network_name(mesh: bytes) -> str:
+    """What the things of one mesh are called on this machine: its table, and the directory of its Yggdrasil."""
+    return f"x0t-{str(MeshId(mesh)).partition('1')[2][:8]}"
 
 
 def _engine(directory: Path, descriptor: Descriptor, by: Provider, config: Config) -> Engine:

@@ -24,8 +24,11 @@ import msgspec
 from appliance.cli.client import Client
 from appliance.core.errors import X0tError
 from appliance.core.records import Key, Links, Status, Watch
+from appliance.lab.program import inside_argv
 
 T = TypeVar("T")
+LOOPBACK = "127.0.0.1"
+PORT = 7330
 START_S = 20.0
 STOP_S = 5.0
 EQUAL_S = 60.0
@@ -39,12 +42,17 @@ class RigError(RuntimeError):
 
 
 class Machine:
-    """One daemon, as if it had a machine of its own."""
+    """One daemon, as if it had a machine of its own: on loopback, or in the network namespace of a host of a site."""
 
-    def __init__(self, name: str, directory: Path, settings: str = "") -> None:
+    def __init__(
+        self, name: str, directory: Path, settings: str = "", *, host: str = "", within: Path | None = None
+    ) -> None:
+        """`host` is the address where the daemon listens in the namespace `within`."""
         self.name = name
         self.directory = directory
-        self.port = free_port()
+        self.host = host or LOOPBACK
+        self.port = PORT if within else free_port()
+        self.within = within
         self.data_dir = directory / "data"
         self.socket = directory / "run" / "x0td.sock"
         self.log_file = directory / "log"
@@ -63,7 +71,7 @@ class Machine:
     @property
     def address(self) -> str:
         """Where its peers dial it."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def peer_with(self, *others: Machine) -> None:
         """Dial these from the next start on."""
@@ -74,8 +82,9 @@ class Machine:
         began_s = time.monotonic()
         self._write_settings()
         with ready_socket(self.directory / "notify") as ready, self.log_file.open("ab") as log:
+            command = [*DAEMON, "--config", str(self.directory / "x0td.toml")]
             self.process = subprocess.Popen(
-                [*DAEMON, "--config", str(self.directory / "x0td.toml")],
+                inside_argv(self.within, command) if self.within else command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -161,7 +170,7 @@ class Machine:
         text = f"""
 data_dir = "{self.data_dir}"
 control.socket = "{self.socket}"
-listen = {{ address = "127.0.0.1", port = {self.port} }}
+listen = {{ address = "{self.host}", port = {self.port} }}
 node = {{ name = "{self.name}", endpoints = ["{self.address}"] }}
 log = {{ format = "json", level = "info" }}
 sync = {{ redial_max = "1s" }}

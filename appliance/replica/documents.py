@@ -1,13 +1,12 @@
 """Documents of a mesh during the fold: which changes have effect, and the values that follow from them.
 
 The changes come and go in the order of the fold (`admit`, `retract`); the values are read once the fold of a group is
-through (`settle`). What a document is for, and who may write which of its keys, is a row in DOCUMENTS.
+through (`settle`). What a document is for, and who may write which of its keys, is a row in DOCUMENTS (document_kinds).
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,40 +15,12 @@ import msgspec
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.batch import SignedBatch, short
-from appliance.replica.change_codec import Change, Op, Scalar, check_flat_map, decode_change
+from appliance.replica.change_codec import Change, Scalar, check_flat_map, decode_change
 from appliance.replica.document import Document
+from appliance.replica.document_kinds import DOCUMENTS, Name
 from appliance.replica.entries import ChangeEntry, parse
-from appliance.replica.rows import ChangeRow, DocumentRow
+from appliance.replica.rows import DocumentRow
 from appliance.replica.stores import Indexed, View
-from appliance.trust.grants import Role
-
-Name = tuple[str, int]  # document, epoch
-NODES: Name = ("nodes", 0)
-TAG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # a label of a host name, RFC 1123 section 2.1
-NAME_CHARS = 64
-_NODE_KEY = re.compile(rf"node1[02-9ac-hj-np-z]{{58}}/(?:tag/(?P<tag>{TAG.pattern})|name)")
-
-
-class DocumentKind(msgspec.Struct, frozen=True):
-    """Who may change a document, and the scope (tags) of a key; None where it belongs to the whole mesh."""
-
-    need: Role
-    scope: Callable[[Op], frozenset[str] | None]
-
-
-def _nodes_scope(op: Op) -> frozenset[str] | None:
-    key, value = op.key, op.value
-    match = _NODE_KEY.fullmatch(key)
-    if match is None:
-        raise error("document.schema", name=key[:96], reason="it is no node's tag or name")
-    tag = match["tag"]
-    fits = value is True if tag else isinstance(value, str) and 1 <= len(value) <= NAME_CHARS
-    if not op.delete and not fits:
-        raise error("document.schema", name=key[:96], reason="a tag is true, a name is a text of 1 to 64 characters")
-    return frozenset({tag}) if tag else None
-
-
-DOCUMENTS: dict[Name, DocumentKind] = {NODES: DocumentKind(Role.ADMIN, _nodes_scope)}
 
 
 class Cached(NamedTuple):
@@ -118,6 +89,10 @@ class Documents:
         """The chunk of a change that makes these edits to the document as it is now."""
         return self._document(name).edit(puts, deletes, actor_id(author, *name), time_s)
 
+    def holds(self, name: Name, key: str) -> bool:
+        """True if a document has a value under this key."""
+        return key in self._document(name)
+
     def values(self, name: Name, prefix: str) -> dict[str, Scalar]:
         """Values of a document whose key begins with a prefix."""
         return {key: value for key, value in self._document(name).items() if key.startswith(prefix)}
@@ -169,15 +144,9 @@ def _row(name: Name, key: str, document: Document) -> DocumentRow | None:
     )
 
 
-def changes_in_effect(view: View, name: Name) -> list[ChangeRow]:
-    """Changes of a document that have effect, in the order of the fold."""
-    rows = [row for row in view.rows(ChangeRow) if isinstance(row, ChangeRow) and (row.document, row.epoch) == name]
-    return sorted(rows, key=lambda row: (row.hlc, row.batch, row.entry))
-
-
 def read_chunks(view: View, read: Callable[[Indexed], SignedBatch], name: Name) -> Iterator[bytes]:
     """The chunks of these changes, out of the log."""
-    for row in changes_in_effect(view, name):
+    for row in view.changes_of(name):
         indexed = view.lookup(row.batch)
         if indexed is None:
             raise error("replica.corrupt", what="view", reason=f"batch {short(row.batch)} is not in the index")
@@ -191,4 +160,4 @@ def read_cache(view: View, name: Name) -> Cached | None:
     saved = view.document_cache(name)
     if saved is None:
         return None
-    return Cached(saved, tuple(row.change for row in changes_in_effect(view, name)))
+    return Cached(saved, tuple(row.change for row in view.changes_of(name)))

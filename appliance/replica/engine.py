@@ -32,7 +32,8 @@ from appliance.replica.batch import (
     short,
     verify_batch,
 )
-from appliance.replica.documents import Documents, Name, read_cache, read_chunks
+from appliance.replica.document_kinds import Name
+from appliance.replica.documents import Documents, read_cache, read_chunks
 from appliance.replica.entries import CheckpointEntry
 from appliance.replica.epochs import Epochs
 from appliance.replica.fold import Effects
@@ -87,7 +88,7 @@ class Engine:
         )
         self.intake = Intake(self.identity.mesh, self.authority, self._marker, self._find, self.limits)
         self.documents = Documents(self._chunks, self.limits, lambda name: read_cache(self._view, name))
-        self._folding = Folding(self.authority, self.documents, self._view, self.read)
+        self._folding = Folding(self.identity.mesh, self.authority, self.documents, self._view, self.read)
         self._unwritten: list[Admitted] = []
         self._unfolded: dict[bytes, tuple[int, Admitted]] = {}
         self._spans: list[Span] = []

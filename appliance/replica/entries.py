@@ -6,7 +6,7 @@ what older ones cannot read. This module only describes and parses; what an entr
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 
@@ -19,6 +19,11 @@ from appliance.trust.grants import Role
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=LIMITS.text_bytes)]
 Note = Annotated[str, msgspec.Meta(max_length=LIMITS.text_bytes)]
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_HOST = r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])"  # a name, IPv4, or IPv6 in brackets; no zone
+_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+PEER_URI = rf"^(?:tls|quic)://{_HOST}:{_PORT}\Z"
+PeerUri = Annotated[str, msgspec.Meta(max_length=LIMITS.text_bytes, pattern=PEER_URI)]
+SECRET_BYTES = 32
 
 
 class GrantEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="grant", gc=False):
@@ -72,9 +77,37 @@ class CheckpointEntry(
     digest: Hash  # SHA-256 over their hashes in fold order
 
 
-EntryBody = GrantEntry | RevokeEntry | ThawEntry | AnnounceEntry | ChangeEntry | CheckpointEntry
+class AttachEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="attach", gc=False):
+    """Binds the author's Yggdrasil key to it; `proof` is by that key (trust/attachment.py).
+
+    `uris` are where others may peer with it, best first: scheme, host and port only, so that nobody can slip options
+    into another node's configuration. `relay`: it is willing to carry the traffic of others.
+    """
+
+    key: Hash
+    proof: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+    uris: Annotated[tuple[PeerUri, ...], msgspec.Meta(max_length=8)]
+    relay: bool
+
+
+class SecretEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="secret", gc=False):
+    """The secret of the mesh from an epoch on, of which the password of its Yggdrasil peers is made.
+
+    Every member's replica holds it, and so does everybody who ever was one or reads a member's disk: it keeps strangers
+    from being answered at all. What keeps an evicted member out are the keys that its neighbours allow.
+    """
+
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    secret: Annotated[bytes, msgspec.Meta(min_length=SECRET_BYTES, max_length=SECRET_BYTES)]
+
+    def __repr__(self) -> str:
+        return f"SecretEntry(epoch={self.epoch}, secret=***)"
+
+
+EntryBody = (
+    GrantEntry | RevokeEntry | ThawEntry | AnnounceEntry | ChangeEntry | CheckpointEntry | AttachEntry | SecretEntry
+)
 AuthorityBody = GrantEntry | RevokeEntry | ThawEntry | CheckpointEntry
-B = TypeVar("B", GrantEntry, RevokeEntry, ThawEntry, AnnounceEntry, ChangeEntry, CheckpointEntry)
 
 BODIES: dict[str, type[EntryBody]] = {
     "grant": GrantEntry,
@@ -83,7 +116,9 @@ BODIES: dict[str, type[EntryBody]] = {
     "announce": AnnounceEntry,
     "change": ChangeEntry,
     "checkpoint": CheckpointEntry,
-}
+    "attach": AttachEntry,
+    "secret": SecretEntry,
+}  # whoever adds a kind adds a step to the view's migrations: what was unknown before may have effect now
 AUTHORITY_KINDS = frozenset({"grant", "revoke", "thaw", "checkpoint"})
 
 

@@ -1,6 +1,6 @@
 """Entries as JSON text for people: field names instead of positions, identifiers in their checked text form.
 
-For showing only. Nothing parses it back, and what cannot be read is shown as hex.
+For showing only. Nothing parses it back, and what cannot be read is shown as hex. Secrets are shown by nothing.
 """
 
 from __future__ import annotations
@@ -13,18 +13,24 @@ from appliance.core import canonical
 from appliance.core.clock import hlc_text
 from appliance.core.errors import X0tError
 from appliance.core.ids import BatchHash, ChangeHash, GrantId, MeshId, NodeId
+from appliance.core.prefix import address_text
+from appliance.core.yggdrasil import node_address
 from appliance.replica.change_codec import decode_change
 from appliance.replica.entries import (
     AnnounceEntry,
+    AttachEntry,
     ChangeEntry,
     CheckpointEntry,
     EntryBody,
     GrantEntry,
     RevokeEntry,
+    SecretEntry,
     ThawEntry,
     parse,
 )
 from appliance.trust.grants import grant_id, peek_grant
+
+_MASKED = "***"
 
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
 
@@ -35,7 +41,7 @@ def entry_json(kind: str, body: bytes) -> str:
         entry = parse(kind, body)
         shown = _plain(canonical.decode(body)) if entry is None else _known(entry)
     except X0tError:
-        shown = {"unreadable": body[:64].hex() + ("..." if len(body) > 64 else "")}
+        shown = {"unreadable": _MASKED if kind == "secret" else body[:64].hex() + ("..." if len(body) > 64 else "")}
     return msgspec.json.encode(shown).decode()
 
 
@@ -59,6 +65,15 @@ def _known(entry: EntryBody) -> Mapping[str, Json]:
             }
         case AnnounceEntry():
             return {"name": entry.name, "endpoints": list(entry.endpoints), "software": entry.software}
+        case AttachEntry():
+            return {
+                "key": entry.key.hex(),
+                "address": address_text(node_address(entry.key)),
+                "uris": list(entry.uris),
+                "relay": entry.relay,
+            }
+        case SecretEntry():
+            return {"epoch": entry.epoch, "secret": _MASKED}
         case ChangeEntry():
             return _change(entry)
         case CheckpointEntry():

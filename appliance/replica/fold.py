@@ -11,34 +11,40 @@ from collections.abc import Mapping
 
 import msgspec
 
-from appliance.core.errors import X0tError
+from appliance.core.errors import X0tError, error
 from appliance.replica.ancestry import Meta
 from appliance.replica.authority import Authority
 from appliance.replica.batch import SignedBatch
 from appliance.replica.change_codec import Change
-from appliance.replica.documents import DOCUMENTS, Documents
+from appliance.replica.document_kinds import DOCUMENTS
+from appliance.replica.documents import Documents
 from appliance.replica.entries import (
     AnnounceEntry,
+    AttachEntry,
     AuthorityBody,
     ChangeEntry,
     CheckpointEntry,
     EntryBody,
     GrantEntry,
     RevokeEntry,
+    SecretEntry,
     ThawEntry,
     parse,
 )
 from appliance.replica.marks import Mark, Standing
 from appliance.replica.rows import (
+    AttachmentRow,
     ChangeRow,
     CheckpointRow,
     GrantRow,
     NodeRow,
     NoEffectRow,
     RevocationRow,
+    SecretRow,
     ThawRow,
 )
 from appliance.replica.stores import State
+from appliance.trust.attachment import verify_attachment
 from appliance.trust.grants import Role
 
 REASONS: Mapping[str, str] = {
@@ -73,7 +79,8 @@ Effects = dict[bytes, tuple[Effect, ...]]  # by batch hash
 class Fold:
     """Applies batches, one after another in fold order, to the state."""
 
-    def __init__(self, authority: Authority, documents: Documents, state: State) -> None:
+    def __init__(self, mesh: bytes, authority: Authority, documents: Documents, state: State) -> None:
+        self._mesh = mesh
         self._authority = authority
         self._documents = documents
         self._state = state
@@ -129,6 +136,10 @@ class Fold:
         match entry:
             case AnnounceEntry():
                 return self._announce(meta, entry)
+            case AttachEntry():
+                return self._attach(meta, entry)
+            case SecretEntry():
+                return self._secret(meta, index, entry)
             case ChangeEntry():
                 return self._change(meta, index, entry)
             case GrantEntry() | RevokeEntry() | ThawEntry() | CheckpointEntry():
@@ -148,6 +159,29 @@ class Fold:
                     batch=meta.hash,
                 )
             )
+        return reason
+
+    def _attach(self, meta: Meta, entry: AttachEntry) -> str | None:
+        reason = self._authority.verdict(meta, Role.MEMBER)
+        if reason is None:
+            if not verify_attachment(self._mesh, meta.author, entry.key, entry.proof):
+                raise error("attach.proof")
+            self._state.put(
+                AttachmentRow(
+                    node=meta.author,
+                    key=entry.key,
+                    uris=entry.uris,
+                    relay=int(entry.relay),
+                    hlc=meta.hlc,
+                    batch=meta.hash,
+                )
+            )
+        return reason
+
+    def _secret(self, meta: Meta, index: int, entry: SecretEntry) -> str | None:
+        reason = self._authority.verdict(meta, Role.ADMIN)
+        if reason is None:
+            self._state.put(SecretRow(entry.epoch, meta.hash, index, meta.author, entry.secret))
         return reason
 
     def _change(self, meta: Meta, index: int, entry: ChangeEntry) -> str | None:

@@ -38,13 +38,13 @@ class Folding:
     """The fold of one replica. `read(arrival)` is the log."""
 
     def __init__(
-        self, authority: Authority, documents: Documents, view: View, read: Callable[[int], SignedBatch]
+        self, mesh: bytes, authority: Authority, documents: Documents, view: View, read: Callable[[int], SignedBatch]
     ) -> None:
         self._authority = authority
         self._documents = documents
         self._view = view
         self._read = read
-        self._fold = Fold(authority, documents, view)
+        self._fold = Fold(mesh, authority, documents, view)
         self._last: Position = START
 
     def resume(self) -> None:

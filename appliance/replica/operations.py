@@ -17,21 +17,28 @@ from appliance.core.ids import NodeId, node_id
 from appliance.replica.ancestry import Meta
 from appliance.replica.batch import Entry, Sign
 from appliance.replica.change_codec import Scalar
-from appliance.replica.documents import NAME_CHARS, NODES, TAG
+from appliance.replica.document_kinds import DOCUMENTS, NAME_CHARS, NODES, TAG, Name, check_subnet
 from appliance.replica.engine import Engine
 from appliance.replica.entries import (
+    SECRET_BYTES,
     AnnounceEntry,
+    AttachEntry,
     ChangeEntry,
     CheckpointEntry,
     GrantEntry,
     RevokeEntry,
+    SecretEntry,
     ThawEntry,
     make,
+    parse,
 )
 from appliance.replica.epochs import covered_digest
 from appliance.replica.marks import STRONG, Mark, Standing
+from appliance.replica.membership import secret
 from appliance.replica.reports import Receipt
+from appliance.replica.rows import AttachmentRow
 from appliance.replica.service import Replica
+from appliance.trust.attachment import verify_attachment
 from appliance.trust.grants import Grant, Role, active_at, implied_roles, sign_grant
 
 
@@ -45,6 +52,16 @@ class GrantAsk(msgspec.Struct, frozen=True):
     lifetime_ms: int | None = None
 
 
+class DocumentEdit(msgspec.Struct, frozen=True):
+    """What to change in a document, as one change and so within its bounds."""
+
+    name: Name
+    puts: Mapping[str, Scalar] = {}
+    deletes: tuple[str, ...] = ()  # what is gone already is passed over
+    after: bytes | None = None  # only if this is the last change with effect; empty: only if there is none yet
+    holding: str = ""  # only while this key is there
+
+
 class Operations:
     """The operations of one replica, by its own node. `sign` is the node key's."""
 
@@ -53,14 +70,28 @@ class Operations:
         self._sign = sign
 
     async def found(self, root_grant: bytes, name: str) -> Receipt:
-        """Open the mesh: publish the authority's grant to this node and say who it is."""
-        entries = [make(GrantEntry(root_grant)), make(AnnounceEntry(name=name, endpoints=(), software=""))]
-        return await self._replica.append(entries)
+        """Open the mesh: publish the authority's grant to this node, say who it is, and give the mesh its secret."""
+        hello = AnnounceEntry(name=name, endpoints=(), software="")
+        return await self._replica.append([make(GrantEntry(root_grant)), make(hello), _secret(1)])
 
     async def announce(self, name: str, endpoints: Sequence[str], software: str) -> Receipt:
         """Say what this node is called, where it is reached and what it runs."""
         self._demand(Role.MEMBER)
         return await self._replica.append([make(AnnounceEntry(name, tuple(endpoints), software))])
+
+    async def attach(self, entry: AttachEntry) -> Receipt:
+        """Bind a Yggdrasil key to this node. Raises `attach.proof`, `attach.unchanged`, or `entry.malformed`."""
+        self._demand(Role.MEMBER)
+        kind, body = make(entry)
+        parse(kind, body)
+        if not verify_attachment(self._replica.mesh, self._replica.node, entry.key, entry.proof):
+            raise error("attach.proof")
+        return await self._replica.edit(lambda engine, _now_ms: [(kind, self._attach(engine, entry, body))])
+
+    async def rotate_secret(self) -> Receipt:
+        """Give the mesh its next secret. Members that do not hear of it stay on the old one until they do."""
+        self._demand(Role.ADMIN)
+        return await self._replica.edit(lambda engine, _now_ms: [_next_secret(engine)])
 
     async def grant(self, ask: GrantAsk) -> Receipt:
         """Give roles to a key. Raises `grant.role` or `grant.widens` if this node may not, or `tags.form`."""
@@ -83,6 +114,18 @@ class Operations:
             raise error("tags.name", name=name)
         self._demand(Role.ADMIN)
         return await self._replica.edit(lambda engine, now_ms: [self._name(engine, node, name, now_ms)])
+
+    async def set_subnets(self, node: bytes, add: Sequence[str], remove: Sequence[str]) -> Receipt:
+        """Change which prefixes are behind a node. Raises `subnet.form`, `subnet.limit`, `subnet.unchanged`."""
+        for text in add:
+            check_subnet(text)
+        self._demand(Role.ADMIN)
+        return await self._replica.edit(lambda engine, now_ms: [self._subnets(engine, node, add, remove, now_ms)])
+
+    async def edit_document(self, edit: DocumentEdit) -> Receipt:
+        """Change a document. Raises `document.changed`, `document.unchanged`, `document.schema`, `change.bounds`."""
+        self._demand(DOCUMENTS[edit.name].need)
+        return await self._replica.edit(lambda engine, now_ms: [self._edit(engine, edit, now_ms)])
 
     async def thaw(self, author: bytes, keep: bytes, reason: str) -> Receipt:
         """Decide on a forked log: the branch that holds the batch `keep` counts again."""
@@ -167,20 +210,52 @@ class Operations:
             raise error("tags.unchanged", node=str(NodeId(node)))
         if len(held) + len(puts) - len(deletes) > engine.limits.tags_per_node:
             raise error("tags.limit", limit=engine.limits.tags_per_node)
-        return self._change(engine, puts, deletes, now_ms)
+        return self._change(engine, NODES, puts, deletes, now_ms)
+
+    def _subnets(self, engine: Engine, node: bytes, add: Sequence[str], remove: Sequence[str], now_ms: int) -> Entry:
+        prefix = f"{NodeId(node)}/subnet/"
+        held = engine.documents.values(NODES, prefix)
+        puts = {prefix + subnet: True for subnet in add if prefix + subnet not in held}
+        deletes = [prefix + subnet for subnet in dict.fromkeys(remove) if prefix + subnet in held]
+        if not puts and not deletes:
+            raise error("subnet.unchanged", node=str(NodeId(node)))
+        if len(held) + len(puts) - len(deletes) > engine.limits.subnets_per_node:
+            raise error("subnet.limit", limit=engine.limits.subnets_per_node)
+        return self._change(engine, NODES, puts, deletes, now_ms)
 
     def _name(self, engine: Engine, node: bytes, name: str, now_ms: int) -> Entry:
         key = f"{NodeId(node)}/name"
         held = engine.documents.values(NODES, key).get(key)
         if (held or "") == name:
             raise error("tags.unchanged", node=str(NodeId(node)))
-        return self._change(engine, {key: name} if name else {}, [] if name else [key], now_ms)
+        return self._change(engine, NODES, {key: name} if name else {}, [] if name else [key], now_ms)
 
-    def _change(self, engine: Engine, puts: Mapping[str, Scalar], deletes: Sequence[str], now_ms: int) -> Entry:
-        chunk = engine.documents.edit(NODES, puts, deletes, self._replica.node, now_ms // 1000)
-        body = ChangeEntry(document=NODES[0], epoch=NODES[1], chunk=chunk)
-        engine.documents.scope(NODES, engine.documents.decode(body))
+    def _edit(self, engine: Engine, edit: DocumentEdit, now_ms: int) -> Entry:
+        if edit.after is not None:
+            rows = engine.view.changes_of(edit.name)
+            if edit.after != (rows[-1].change if rows else b""):
+                raise error("document.changed", document=edit.name[0])
+        if edit.holding and not engine.documents.holds(edit.name, edit.holding):
+            raise error("document.changed", document=edit.name[0])
+        deletes = [key for key in edit.deletes if engine.documents.holds(edit.name, key)]
+        if not edit.puts and not deletes:
+            raise error("document.unchanged", document=edit.name[0])
+        return self._change(engine, edit.name, edit.puts, deletes, now_ms)
+
+    def _change(
+        self, engine: Engine, name: Name, puts: Mapping[str, Scalar], deletes: Sequence[str], now_ms: int
+    ) -> Entry:
+        chunk = engine.documents.edit(name, puts, deletes, self._replica.node, now_ms // 1000)
+        body = ChangeEntry(document=name[0], epoch=name[1], chunk=chunk)
+        engine.documents.scope(name, engine.documents.decode(body))
         return make(body)
+
+    def _attach(self, engine: Engine, entry: AttachEntry, body: bytes) -> bytes:
+        held = engine.view.get(AttachmentRow, self._replica.node)
+        wanted = (entry.key, entry.uris, int(entry.relay))
+        if isinstance(held, AttachmentRow) and (held.key, held.uris, held.relay) == wanted:
+            raise error("attach.unchanged")
+        return body
 
     def _demand(self, need: Role) -> None:
         if not self._replica.holds(need):
@@ -206,6 +281,15 @@ def _checkpoint(engine: Engine, horizon_ms: int) -> Entry:
             digest=covered_digest(covered.values()),
         )
     )
+
+
+def _next_secret(engine: Engine) -> Entry:
+    current = secret(engine)
+    return _secret(current.epoch + 1 if current else 1)
+
+
+def _secret(epoch: int) -> Entry:
+    return make(SecretEntry(epoch, secrets.token_bytes(SECRET_BYTES)))
 
 
 def _held(mark: Mark) -> Grant:

@@ -11,14 +11,19 @@ import msgspec
 
 from appliance.core.errors import X0tError, error
 from appliance.core.ids import BatchHash, NodeId
-from appliance.replica.documents import NODES
+from appliance.replica.batch import short
+from appliance.replica.change_codec import Change, decode_change
+from appliance.replica.document_kinds import Name
 from appliance.replica.engine import Engine
+from appliance.replica.entries import ChangeEntry, parse
 from appliance.replica.entry_text import entry_json
 from appliance.replica.fold import REASONS
-from appliance.replica.reports import BatchView, ConflictView, EntryView, LogLine, NodeView, Status
+from appliance.replica.history import DocumentChange, History
+from appliance.replica.membership import members, names, network, nodes, tags
+from appliance.replica.reports import BatchView, ConflictView, EntryView, LogLine, NetworkView, NodeView, Status
 from appliance.replica.rows import (
     TABLES,
-    DocumentRow,
+    ChangeRow,
     FrozenRow,
     GrantRow,
     NodeRow,
@@ -116,42 +121,13 @@ def grants(engine: Engine, now_ms: int) -> list[GrantRow]:
     return found
 
 
-def tags(engine: Engine) -> dict[bytes, tuple[str, ...]]:
-    """Tags by node."""
-    return _by_node(engine, "tag/")
-
-
-def names(engine: Engine) -> dict[bytes, str]:
-    """Names that an admin gave, by node."""
-    return {node: values[0] for node, values in _by_node(engine, "name").items()}
-
-
-def nodes(engine: Engine) -> list[NodeRow]:
-    """What members said of themselves, by id."""
-    return [row for row in engine.view.rows(NodeRow) if isinstance(row, NodeRow)]
-
-
-def members(engine: Engine, now_ms: int) -> list[NodeView]:
-    """Every node that the mesh knows, by id. A name that an admin gave goes before the node's own."""
-    said = {row.node: row for row in nodes(engine)}
-    tagged, named = tags(engine), names(engine)
-    authority = engine.authority
-    found: list[NodeView] = []
-    for node in sorted(said.keys() | tagged.keys() | named.keys() | authority.grants.keys()):
-        row = said.get(node)
-        held = [authority.gives(grant, now_ms) for grant in authority.grants.get(node, ())]
-        found.append(
-            NodeView(
-                node=node,
-                name=named.get(node) or (row.name if row else ""),
-                roles=tuple(sorted(role.value for role in frozenset().union(*held))),
-                tags=tagged.get(node, ()),
-                endpoints=row.endpoints if row else (),
-                software=row.software if row else "",
-                frozen=authority.is_frozen(node),
-            )
-        )
-    return found
+def read_change(engine: Engine, row: ChangeRow) -> tuple[bytes, Change]:
+    """Author and change of a row, out of the log. Raises `replica.corrupt` where the view does not fit the log."""
+    indexed = engine.view.lookup(row.batch)
+    body = None if indexed is None else parse(*engine.read(indexed.arrival).batch.entries[row.entry])
+    if indexed is None or not isinstance(body, ChangeEntry):
+        raise error("replica.corrupt", what="view", reason=f"a change of batch {short(row.batch)} is not in the log")
+    return indexed.meta.author, decode_change(body.chunk, engine.limits)
 
 
 def conflicts(engine: Engine, own: bytes) -> list[ConflictView]:
@@ -199,18 +175,6 @@ def _lost(row: RevocationRow, engine: Engine) -> ConflictView:
     )
 
 
-def _by_node(engine: Engine, field: str) -> dict[bytes, tuple[str, ...]]:
-    """Values in the document of nodes: the rest of each key that begins so, or the value where nothing is left."""
-    found: dict[bytes, list[str]] = {}
-    for row in engine.view.rows(DocumentRow):
-        assert isinstance(row, DocumentRow)
-        node, _, rest = row.key.partition("/")
-        if (row.document, row.epoch) == NODES and rest.startswith(field):
-            shown = rest[len(field) :] or str(msgspec.json.decode(row.value))
-            found.setdefault(NodeId.parse(node).raw, []).append(shown)
-    return {node: tuple(sorted(values)) for node, values in found.items()}
-
-
 def _line(engine: Engine, indexed: Indexed) -> tuple[LogLine, BatchView]:
     arrival, meta = indexed
     signed = engine.read(arrival)
@@ -243,6 +207,7 @@ class Queries:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._digest: tuple[tuple[int, int], bytes] | None = None
+        self._histories: dict[Name, tuple[tuple[int, int], History]] = {}
 
     async def status(self) -> Status:
         """The replica as a whole."""
@@ -284,6 +249,26 @@ class Queries:
     async def names(self) -> dict[bytes, str]:
         """Names that an admin gave, by node."""
         return await self._replica.run(names)
+
+    async def network(self) -> NetworkView:
+        """Members, attachments and the secret in force."""
+        return await self._replica.run(lambda engine: network(engine, self._replica.now_ms()))
+
+    async def history(self, name: Name, after: int = 0) -> tuple[DocumentChange, ...]:
+        """What each change of a document with effect did, in fold order, without the first `after`.
+
+        The same tuple while nothing changes. An arrival from the past may change what was given before.
+        """
+        changes = await self._replica.run(lambda engine: self._history(engine, name))
+        return changes[after:]
+
+    def _history(self, engine: Engine, name: Name) -> tuple[DocumentChange, ...]:
+        seen, history = self._histories.get(name, (None, History()))
+        now = engine.view.changes()
+        if seen != now:
+            history.follow(engine.view.changes_of(name), lambda row: read_change(engine, row))
+            self._histories[name] = (now, history)
+        return history.changes
 
     def _status(self, engine: Engine, vector: bytes) -> Status:
         view, authority = engine.view, engine.authority

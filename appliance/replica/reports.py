@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from appliance.replica.fold import Effect
+from appliance.replica.rows import AttachmentRow, SecretRow
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -102,6 +103,16 @@ class NodeView(msgspec.Struct, frozen=True):
     endpoints: tuple[str, ...]
     software: str
     frozen: bool
+    subnets: tuple[str, ...] = ()
+
+
+class NetworkView(msgspec.Struct, frozen=True):
+    """What the network of a node follows from, as of one moment. Ids are in order."""
+
+    members: tuple[NodeView, ...]
+    attachments: tuple[AttachmentRow, ...]
+    secret: SecretRow | None
+    former: frozenset[bytes] = frozenset()  # nodes that are no members any more and may know the secret
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -26,13 +26,13 @@ class Request(Generic[T]):
         self.outcome: T | Exception | None = None
 
     def run(self) -> None:
-        """On the writer's thread. A fault of ours in work that runs alone is its caller's, elsewhere the writer's."""
+        """On the writer's thread. A fault of ours is the writer's; in a query, which runs alone, its caller's."""
         try:
             self.outcome = self.work()
         except X0tError as err:
             self.outcome = err
         except Exception as err:
-            if not self.alone:
+            if not self.alone or self.finish is not None:
                 raise
             self.outcome = err
 

@@ -94,6 +94,34 @@ class NodeRow(Row, frozen=True):
     batch: bytes
 
 
+class AttachmentRow(Row, frozen=True):
+    """The latest that a member said of its Yggdrasil key and where it may be peered with; the proof was checked."""
+
+    TABLE: ClassVar[str] = "attachments"
+    KEY: ClassVar[int] = 1
+    node: bytes
+    key: bytes  # Ed25519 public key
+    uris: tuple[str, ...]
+    relay: int  # 1: it carries the traffic of others
+    hlc: int
+    batch: bytes
+
+
+class SecretRow(Row, frozen=True):
+    """A secret of the mesh. In key order the first of an epoch is the one that counts."""
+
+    TABLE: ClassVar[str] = "secrets"
+    KEY: ClassVar[int] = 3
+    epoch: int
+    batch: bytes
+    entry: int
+    author: bytes
+    secret: bytes  # last, where nothing that shows the beginning of a row gets to
+
+    def __repr__(self) -> str:
+        return f"SecretRow(epoch={self.epoch}, batch={self.batch.hex()}, secret=***)"
+
+
 class ChangeRow(Row, frozen=True):
     """A change of a document that has effect, at its place in the fold."""
 
@@ -151,8 +179,11 @@ FOLDED: tuple[type[Row], ...] = (
     ThawRow,
     CheckpointRow,
     NodeRow,
+    AttachmentRow,
+    SecretRow,
     ChangeRow,
     NoEffectRow,
 )
+LATEST: tuple[type[Row], ...] = (NodeRow, AttachmentRow)  # of each key the last in the fold stays, whatever came before
 DERIVED: tuple[type[Row], ...] = (FrozenRow, DocumentRow)
 TABLES = FOLDED + DERIVED

@@ -94,14 +94,12 @@ class Replica:
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         """Write one batch of our own: durable and folded when this returns, with what became of each entry."""
-        return await self.edit(lambda _engine, _now_ms: entries)
+        return await self._ask(self._authoring(lambda _engine, _now_ms: entries))
 
     async def edit(self, build: Callable[[Engine, int], Sequence[Entry]]) -> Receipt:
-        """As `append`, of what `build(engine, now_ms)` makes of the state at that moment, on the writer's thread."""
-        request = self._request(lambda: self._author(build))
-        request.finish = lambda receipt, effects: msgspec.structs.replace(
-            receipt, effects=effects.get(receipt.hash, ())
-        )
+        """As `append`, of what `build(engine, now_ms)` makes on the writer's thread of the state, with all folded."""
+        request = self._authoring(build)
+        request.alone = True
         return await self._ask(request)
 
     async def submit(self, batch: SignedBatch) -> None:
@@ -170,6 +168,11 @@ class Replica:
     def _request(self, work: Callable[[], T]) -> Request[T]:
         return Request(self._loop.create_future(), work)
 
+    def _authoring(self, build: Callable[[Engine, int], Sequence[Entry]]) -> Request[Receipt]:
+        request = self._request(lambda: self._author(build))
+        request.finish = lambda done, effects: msgspec.structs.replace(done, effects=effects.get(done.hash, ()))
+        return request
+
     def _check_open(self) -> None:
         if self._failed is not None and not isinstance(self._failed, UnavailableError):
             raise self._failed
@@ -208,8 +211,7 @@ class Replica:
             if group[0].alone:
                 waiting = self._fold(waiting)
                 group[0].run()
-                self._resolve(self._committed(group))
-                self._fold([])
+                self._fold(self._committed(group))
                 continue
             for request in group:
                 request.run()
@@ -253,7 +255,7 @@ class Replica:
             self._recover()
             return self._fail(waiting, err)
         for request in waiting:
-            if request.finish is not None:
+            if request.finish is not None and not isinstance(request.outcome, Exception):
                 request.outcome = request.finish(request.outcome, folded.effects)
         self._resolve(waiting, folded.batches)
         return []

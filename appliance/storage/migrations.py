@@ -1,6 +1,7 @@
 """Migrations: forward-only numbered schemas, each run in one transaction that also moves `user_version`.
 
 A database that is newer than this software is refused rather than guessed at. Nothing is ever migrated backwards.
+A release that gives effect to what had none before (a new kind of entry or document) empties the view in its step.
 """
 
 from __future__ import annotations
@@ -68,6 +69,32 @@ VIEW: tuple[str, ...] = (
     CREATE TABLE document_values (
         document TEXT, epoch INTEGER, key TEXT, value TEXT NOT NULL, rivals TEXT NOT NULL,
         PRIMARY KEY (document, epoch, key)) WITHOUT ROWID;
+    """,
+    # Attachments, secrets and the policy document: before, such entries were unknown and without effect. Emptied, the
+    # view is folded anew from the log at the next start, as after its loss.
+    """
+    CREATE TABLE attachments (
+        node BLOB PRIMARY KEY, key BLOB NOT NULL, uris TEXT NOT NULL, relay INTEGER NOT NULL, hlc INTEGER NOT NULL,
+        batch BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE secrets (
+        epoch INTEGER, batch BLOB, entry INTEGER, author BLOB NOT NULL, secret BLOB NOT NULL,
+        PRIMARY KEY (epoch, batch, entry)) WITHOUT ROWID;
+    CREATE INDEX undo_attachments ON undo (key, hlc, hash) WHERE tbl = 'attachments';
+    DELETE FROM branches;
+    DELETE FROM batches;
+    DELETE FROM late;
+    DELETE FROM marks;
+    DELETE FROM undo;
+    DELETE FROM grants;
+    DELETE FROM revocations;
+    DELETE FROM thaws;
+    DELETE FROM checkpoints;
+    DELETE FROM nodes;
+    DELETE FROM document_changes;
+    DELETE FROM document_caches;
+    DELETE FROM no_effect;
+    DELETE FROM frozen;
+    DELETE FROM document_values;
     """,
 )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from appliance.replica.rows import DERIVED, TABLES, DocumentRow, NodeRow, NoEffectRow, Row
+from appliance.replica.rows import DERIVED, LATEST, TABLES, ChangeRow, DocumentRow, NoEffectRow, Row
 from appliance.replica.stores import START, Position, Value
 from appliance.storage.index import IndexStore
 from appliance.storage.migrations import VIEW, open_database, storage_error, transaction
@@ -35,7 +35,7 @@ class _Table:
         self.all = f"SELECT {columns} FROM {row.TABLE}"
         self.dump = f"{self.all} ORDER BY {', '.join(str(n + 1) for n in range(row.KEY))}"
         self.tuples = [
-            number for number, name in enumerate(fields) if name in {"roles", "scope", "endpoints", "rivals"}
+            number for number, name in enumerate(fields) if name in {"roles", "scope", "endpoints", "uris", "rivals"}
         ]
 
     def values(self, row: Row) -> tuple[Value, ...]:
@@ -92,7 +92,7 @@ class ViewStore(IndexStore):
         self._past = False
 
     def begin_past(self, position: Position) -> None:
-        """As `begin`, among others; of the rows put now, only those of members may have been put again since."""
+        """As `begin`, among others; of the rows put now, only those of LATEST may have been put again since."""
         self.begin(position)
         self._past = True
 
@@ -107,22 +107,22 @@ class ViewStore(IndexStore):
         table = _TABLES[row.TABLE]
         values = table.values(row)
         key = values[: table.key]
-        if self._past and isinstance(row, NodeRow) and self._put_below(key, values):
+        if self._past and isinstance(row, LATEST) and self._put_below(row.TABLE, key, values):
             return
         self._record(row.TABLE, key, next(self._rows(table.select, key), None))
         self._db.execute(table.put, values)
 
-    def _put_below(self, key: Sequence[Value], values: Sequence[Value]) -> bool:
+    def _put_below(self, name: str, key: Sequence[Value], values: Sequence[Value]) -> bool:
         """Put a row where a later batch has replaced it already: into the journal of that batch. False if none has."""
         query = (
-            f"SELECT hlc, hash, step, old FROM undo WHERE tbl = '{NodeRow.TABLE}' AND key = ? AND (hlc, hash) > (?, ?) "
+            f"SELECT hlc, hash, step, old FROM undo WHERE tbl = '{name}' AND key = ? AND (hlc, hash) > (?, ?) "
             "ORDER BY hlc, hash, step LIMIT 1"
         )
         later = next(self._rows(query, (msgspec.msgpack.encode(key), *self._place)), None)
         if later is None:
             return False
         *place, old = later
-        self._record(NodeRow.TABLE, key, None if old is None else msgspec.msgpack.decode(old))
+        self._record(name, key, None if old is None else msgspec.msgpack.decode(old))
         update = "UPDATE undo SET old = ? WHERE (hlc, hash, step) = (?, ?, ?)"
         self._db.execute(update, (msgspec.msgpack.encode(values), *place))
         return True
@@ -165,6 +165,16 @@ class ViewStore(IndexStore):
             "ORDER BY hlc DESC, batch DESC, entry DESC"
         )
         return [((document, epoch), change) for document, epoch, change in self._rows(query, position)]
+
+    def changes_of(self, name: tuple[str, int]) -> list[ChangeRow]:
+        """Changes of a document that have effect, in the order of the fold."""
+        query = f"{_TABLES[ChangeRow.TABLE].all} WHERE document = ? AND epoch = ? ORDER BY hlc, batch, entry"
+        return [ChangeRow(*values) for values in self._rows(query, name)]
+
+    def values_of(self, name: tuple[str, int]) -> Iterator[tuple[str, str]]:
+        """Keys of a document with their values as JSON text, in key order."""
+        query = f"SELECT key, value FROM {DocumentRow.TABLE} WHERE document = ? AND epoch = ? ORDER BY key"
+        return self._rows(query, name)
 
     def document_cache(self, name: tuple[str, int]) -> bytes | None:
         """A saved document; the caller checks whether it still fits."""

@@ -61,7 +61,7 @@ def create_key(path: Path, by: Provider | None = None) -> NodeKey:
     """Make a key, write it to *path* and read it back. `key.exists` when something is there already."""
     seed = bytearray(secrets.token_bytes(pqc.MLDSA_SEED_BYTES))
     try:
-        _publish(path, _to_pem(seed), _PRIVATE_MODE)
+        publish_file(path, _to_pem(seed), _PRIVATE_MODE)
     finally:
         _clear(seed)
     return load_key(path, by)
@@ -73,7 +73,7 @@ def load_key(path: Path, by: Provider | None = None) -> NodeKey:
     `key.permissions` when others can reach it, `key.file` when it is no plain file of reasonable size,
     `key.format` or `key.algorithm` when it holds something else.
     """
-    pem = _read(path, PRIVATE_FILE_BYTES, private=True)
+    pem = read_file(path, PRIVATE_FILE_BYTES, private=True)
     try:
         seed = _seed_of(path, pem)
     finally:
@@ -109,12 +109,12 @@ def parse_public_key(text: str) -> bytes:
 
 def write_public_key(path: Path, public_key: bytes) -> None:
     """Write the line to *path* for all to read. `key.exists` when something is there already."""
-    _publish(path, bytearray(f"{format_public_key(public_key)}\n".encode()), _PUBLIC_MODE)
+    publish_file(path, bytearray(f"{format_public_key(public_key)}\n".encode()), _PUBLIC_MODE)
 
 
 def read_public_key(path: Path) -> bytes:
     """The public key in *path*: see `parse_public_key`; `key.file` when it is no plain file of that size."""
-    data = _read(path, PUBLIC_TEXT_CHARS + 1, private=False)
+    data = read_file(path, PUBLIC_TEXT_CHARS + 1, private=False)
     try:
         return parse_public_key(data.decode("ascii"))
     except UnicodeDecodeError as err:
@@ -145,8 +145,11 @@ def _seed_of(path: Path, pem: bytearray) -> bytearray:
     return bytearray(key.private_bytes_raw())
 
 
-def _read(path: Path, limit: int, *, private: bool) -> bytearray:
-    """The whole of a plain file of at most *limit* bytes; checked once open, so that it cannot be swapped."""
+def read_file(path: Path, limit: int, *, private: bool) -> bytearray:
+    """The whole of a plain file of at most *limit* bytes; checked once open, so that it cannot be swapped.
+
+    Raises `key.file`, and `key.permissions` for a private one that others can reach. The caller clears a secret.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # NONBLOCK: a FIFO
     except OSError as err:
@@ -170,8 +173,8 @@ def _read(path: Path, limit: int, *, private: bool) -> bytearray:
     return buffer
 
 
-def _publish(path: Path, data: bytearray, mode: int) -> None:
-    """Make *path* with that content, whole and durable or not at all; clears *data*.
+def publish_file(path: Path, data: bytearray, mode: int) -> None:
+    """Make *path* with that content, whole and durable or not at all; clears *data*. Raises `key.exists`, `key.file`.
 
     A link, not a rename: a rename would replace a key that another process made in the meantime.
     """

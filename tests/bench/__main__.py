@@ -24,8 +24,9 @@ PREFIX = "bench_"
 
 
 def benchmarks() -> dict[str, str]:
-    """The benchmarks there are: name to module."""
-    return {path.stem.removeprefix(PREFIX): f"tests.bench.{path.stem}" for path in sorted(HERE.glob(f"{PREFIX}*.py"))}
+    """The benchmarks there are: name to module, in which a hyphen is an underscore."""
+    found = sorted(path.stem for path in HERE.glob(f"{PREFIX}*.py"))
+    return {stem.removeprefix(PREFIX).replace("_", "-"): f"tests.bench.{stem}" for stem in found}
 
 
 def measure(module: ModuleType, arguments: list[str]) -> list[Row]:

@@ -24,7 +24,7 @@ from appliance.core.domains import Domain
 from appliance.core.errors import X0tError
 from appliance.core.ids import NodeId
 from appliance.replica.batch import Sign, SignedBatch, parse_batch
-from appliance.replica.documents import NODES
+from appliance.replica.document_kinds import NODES
 from appliance.replica.entries import AnnounceEntry, ChangeEntry, GrantEntry, ThawEntry
 from appliance.replica.rows import ChangeRow
 from appliance.trust.grants import Role

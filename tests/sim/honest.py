@@ -6,7 +6,8 @@ import random
 
 from appliance.core.clock import hlc_pack
 from appliance.core.ids import NodeId
-from appliance.replica.documents import NODES
+from appliance.replica.change_codec import Scalar
+from appliance.replica.document_kinds import NODES, POLICY, Name
 from appliance.replica.entries import (
     AnnounceEntry,
     ChangeEntry,
@@ -14,15 +15,31 @@ from appliance.replica.entries import (
     EntryBody,
     GrantEntry,
     RevokeEntry,
+    SecretEntry,
     ThawEntry,
 )
 from appliance.replica.epochs import covered_digest
 from appliance.replica.marks import Standing
 from appliance.trust.grants import Role
+from tests.attach_rig import attach
 from tests.sim.node import Node
+from tests.sim.policies import POOL
 from tests.sim.world import Member
 
-KINDS = ("announce", "tag", "tag", "grant", "revoke", "revoke", "thaw", "checkpoint")
+KINDS = (
+    "announce",
+    "tag",
+    "tag",
+    "grant",
+    "revoke",
+    "revoke",
+    "thaw",
+    "checkpoint",
+    "attach",
+    "policy",
+    "subnet",
+    "secret",
+)
 MINUTE_MS = 60_000
 
 
@@ -35,7 +52,16 @@ def honest_entry(
         case "announce":
             return AnnounceEntry(node.name, (f"10.0.0.{rng.randrange(250)}:7443",), "")
         case "tag":
-            return _tag(node, other, rng.choice(("robot", "gate", "crane")), now_ms)
+            tag = rng.choice(("robot", "gate", "crane"))
+            return _turn(node, NODES, f"{NodeId(other.id)}/tag/{tag}", value=True, now_ms=now_ms)
+        case "subnet":
+            return _turn(node, NODES, f"{NodeId(other.id)}/subnet/fd00:1::/64", value=True, now_ms=now_ms)
+        case "policy":
+            return _turn(node, POLICY, *rng.choice(POOL), now_ms=now_ms)
+        case "attach":
+            return attach(node.mesh.id, node.member.id, node.name, f"tls://10.0.0.{rng.randrange(250)}:1")
+        case "secret":
+            return SecretEntry(rng.randrange(1, 4), rng.randbytes(32))
         case "grant":
             return _grant(node, other, grants, rng)
         case "revoke":
@@ -51,11 +77,11 @@ def honest_entry(
             return _checkpoint(node, now_ms)
 
 
-def _tag(node: Node, other: Member, name: str, now_ms: int) -> EntryBody:
-    key = f"{NodeId(other.id)}/tag/{name}"
-    held = key in node.engine.documents.values(NODES, key)
-    puts, deletes = ({}, [key]) if held else ({key: True}, [])
-    return ChangeEntry(*NODES, node.engine.documents.edit(NODES, puts, deletes, node.member.id, now_ms // 1000))
+def _turn(node: Node, name: Name, key: str, value: Scalar, now_ms: int) -> EntryBody:
+    """A key of a document goes if it is there, and comes if it is not."""
+    documents = node.engine.documents
+    puts, deletes = ({}, [key]) if documents.holds(name, key) else ({key: value}, [])
+    return ChangeEntry(*name, documents.edit(name, puts, deletes, node.member.id, now_ms // 1000))
 
 
 def _grant(node: Node, other: Member, grants: dict[bytes, list[bytes]], rng: random.Random) -> EntryBody | None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from appliance.core.errors import X0tError
 from appliance.replica.batch import SignedBatch
-from appliance.replica.documents import DOCUMENTS, Documents
+from appliance.replica.document_kinds import DOCUMENTS
+from appliance.replica.documents import Documents
 from appliance.replica.entries import ChangeEntry, CheckpointEntry, GrantEntry, RevokeEntry, ThawEntry, parse
 from appliance.trust.grants import peek_grant
 from tests.sim.histories import History

@@ -12,16 +12,21 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from appliance.core.errors import X0tError
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.batch import SignedBatch, Verify, verify_batch
 from appliance.replica.entries import (
     AnnounceEntry,
+    AttachEntry,
     ChangeEntry,
     CheckpointEntry,
     EntryBody,
     GrantEntry,
     RevokeEntry,
+    SecretEntry,
     ThawEntry,
     parse,
 )
@@ -447,10 +452,22 @@ class Oracle:
             return body
         if isinstance(body, AnnounceEntry):
             return self.verdict(batch, Role.MEMBER, frozenset())
+        if isinstance(body, AttachEntry):
+            return self.verdict(batch, Role.MEMBER, frozenset()) or self._proof_fault(batch, body)
+        if isinstance(body, SecretEntry):
+            return self.verdict(batch, Role.ADMIN, frozenset())
         if isinstance(body, ChangeEntry):
             return None  # asked with the scope of what it touches: `verdict`
         claim = next(c for c in self.claims if c.batch.hash == batch.hash and c.index == index)
         return None if claim.state == IN else claim.reason
+
+    def _proof_fault(self, batch: SignedBatch, body: AttachEntry) -> str | None:
+        said = b"x0t/attach/1" + self.mesh + batch.batch.author + body.key
+        try:
+            Ed25519PublicKey.from_public_bytes(body.key).verify(body.proof, said)
+        except (InvalidSignature, ValueError):
+            return "attach.proof"
+        return None
 
     def verdict(self, batch: SignedBatch, need: Role, scope: frozenset[str]) -> str | None:
         """Why the author may not do here what needs this role over this scope, or None."""

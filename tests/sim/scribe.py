@@ -14,7 +14,8 @@ from typing import TypeVar
 from appliance.core.errors import X0tError
 from appliance.core.ids import NodeId
 from appliance.replica.batch import SignedBatch
-from appliance.replica.documents import NODES
+from appliance.replica.change_codec import Scalar
+from appliance.replica.document_kinds import NODES, POLICY, Name
 from appliance.replica.engine import Engine
 from appliance.replica.entries import (
     AnnounceEntry,
@@ -23,10 +24,13 @@ from appliance.replica.entries import (
     EntryBody,
     GrantEntry,
     RevokeEntry,
+    SecretEntry,
     ThawEntry,
 )
 from appliance.replica.intake import dependencies
 from appliance.trust.grants import Role, peek_grant
+from tests.attach_rig import attach
+from tests.sim.policies import POOL
 from tests.sim.world import FAR_MS, START_MS, Member, Mesh
 
 ROLES: tuple[tuple[Role, ...], ...] = (
@@ -91,6 +95,10 @@ class Scribe:
             self._grant,
             self._announce,
             self._again,
+            self._attach,
+            self._policy,
+            self._subnet,
+            self._secret,
         )
         bodies = [self.tape.one_of(kinds)(author)]
         if self.tape.number(6) == 5:
@@ -185,15 +193,36 @@ class Scribe:
         target = self.tape.one_of(frozen)
         return ThawEntry(target, self.tape.one_of(self.logs[target][::-1]).hash, "")
 
+    def _attach(self, author: Member) -> EntryBody:
+        """Its own key, a key of somebody else with or without a proof, or its own once more with another address."""
+        owner = self.tape.one_of((author, author, *self.members))
+        signer = self.tape.one_of((author, author, owner))
+        uris = self.tape.one_of(((), (f"tls://10.0.0.{self.step % 250}:1",)))
+        return attach(self.mesh.id, signer.id, owner.name, *uris)
+
+    def _secret(self, author: Member) -> EntryBody:
+        return SecretEntry(1 + self.tape.number(3), hashlib.sha256(self.step.to_bytes(4)).digest())
+
     def _change(self, author: Member) -> EntryBody | None:
         key = f"{NodeId(self.tape.one_of(self.members).id)}/tag/{self.tape.one_of(('robot', 'gate', 'crane'))}"
+        return self._turn(author, NODES, key, value=True)
+
+    def _subnet(self, author: Member) -> EntryBody | None:
+        prefix = self.tape.one_of(("fd00:1::/64", "fd00:2::/64", "fd00:1::/48", "200::/7"))
+        return self._turn(author, NODES, f"{NodeId(self.tape.one_of(self.members).id)}/subnet/{prefix}", value=True)
+
+    def _policy(self, author: Member) -> EntryBody | None:
+        return self._turn(author, POLICY, *self.tape.one_of(POOL))
+
+    def _turn(self, author: Member, name: Name, key: str, value: Scalar) -> EntryBody | None:
+        """A key of a document goes if it is there, and comes if it is not."""
         documents = self.engine.documents
-        held = documents.values(NODES, key)
+        held = documents.holds(name, key)
         try:
-            chunk = documents.edit(NODES, {} if held else {key: True}, [key] if held else [], author.id, self.step)
+            chunk = documents.edit(name, {} if held else {key: value}, [key] if held else [], author.id, self.step)
         except X0tError:
             return None
-        return ChangeEntry(*NODES, chunk)
+        return ChangeEntry(*name, chunk)
 
     def _checkpoint(self, author: Member) -> EntryBody | None:
         """Of what lies before the author's last batch, so that it is in the past however this one is written."""

@@ -31,6 +31,7 @@ from tests.sim.network import Link
 from tests.sim.node import Node, PowerCutError
 from tests.sim.oracle import Oracle
 from tests.sim.scribe import Scribe, Tape
+from tests.sim.watch import Watch
 from tests.sim.world import START_MS, Member, Mesh, Replica, log_rows
 
 HONEST = ("anna", "bert", "cleo")
@@ -132,6 +133,7 @@ class _World:
         self.nodes = {name: Node(self.mesh, self._owner(name), name, folder / name) for name in HONEST}
         self.nodes |= {name: Node(self.mesh, self._owner(name), name, None) for name in HOSTILE}
         self.links = [Link(left, right) for left, right in PAIRS]
+        self.watches = {name: Watch() for name in HONEST}
         self._found()
 
     def _owner(self, name: str) -> Member:
@@ -198,6 +200,7 @@ class _World:
 
     def _write(self, step: Step) -> None:
         node = self.nodes[HONEST[step.a % len(HONEST)]]
+        self.watches[node.name].course(node.engine)
         try:
             rng, now_ms = random.Random(step.b), self.now_ms + SKEWS_MS[node.name]
             body = honest_entry(node, self.members, self.grants, rng, now_ms)
@@ -300,9 +303,18 @@ class _World:
         broken += [
             f"{node.name} shows other rows" for node, dump in zip(honest, dumps, strict=True) if dump != dumps[0]
         ]
+        broken += self._policies(honest)
         if self.counts["tampered and taken"]:
             broken.append("a tampered batch was taken")
         return broken + self._afresh(honest[0])
+
+    def _policies(self, honest: list[Node]) -> list[str]:
+        """The same revision is in force everywhere, whatever each node saw on the way."""
+        wanted = Watch().course(honest[0].engine)
+        self.counts["policies in force"] += wanted.in_force is not None
+        self.counts["policies blocked"] += wanted.blocked is not None
+        courses = [(node.name, self.watches[node.name].course(node.engine)) for node in honest]
+        return [f"{name} has another policy in force" for name, course in courses if course != wanted]
 
     def _is_forked(self, node: Node) -> bool:
         return any(node.member.id in other.engine.authority.forked_authors() for other in self.nodes.values())

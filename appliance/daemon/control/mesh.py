@@ -9,6 +9,7 @@ from aiohttp import web
 
 from appliance.core.errors import error
 from appliance.core.records import Key, MeshCreate, MeshJoin
+from appliance.daemon.control import show
 from appliance.daemon.control.reply import read, reply
 from appliance.daemon.node import Node
 from appliance.daemon.target import parse_target
@@ -38,6 +39,10 @@ class MeshRoutes:
         except (binascii.Error, ValueError) as err:
             raise error("mesh.descriptor", reason="it is not base64") from err
         return reply(await self._node.join(blob, [parse_target(peer) for peer in ask.peers]), 201, "/v1/mesh")
+
+    async def rotate(self, _request: web.Request) -> web.StreamResponse:
+        """Give the mesh its next secret."""
+        return reply(show.receipt(await self._node.mesh.operations.rotate_secret()), 201, "/v1/mesh")
 
     async def key(self, _request: web.Request) -> web.StreamResponse:
         """This node's identity."""

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from appliance.core.errors import X0tError, error
 from appliance.core.ids import BatchHash, NodeId
+from appliance.core.network_records import SubnetsAsk
 from appliance.core.records import GrantAsk, NameAsk, RevokeAsk, TagsAsk, ThawAsk
 from appliance.daemon.control import show
 from appliance.daemon.control.reply import read, reply
@@ -93,6 +94,13 @@ class RoleRoutes:
         ask = await read(request, TagsAsk)
         node = await self._find(request.match_info["node"])
         made = await self._node.mesh.operations.set_tags(node, ask.add, ask.remove)
+        return reply(show.receipt(made))
+
+    async def subnets(self, request: web.Request) -> web.StreamResponse:
+        """Change the subnets behind a node."""
+        ask = await read(request, SubnetsAsk)
+        node = await self._find(request.match_info["node"])
+        made = await self._node.mesh.operations.set_subnets(node, ask.add, ask.remove)
         return reply(show.receipt(made))
 
     async def name(self, request: web.Request) -> web.StreamResponse:

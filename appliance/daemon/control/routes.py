@@ -6,6 +6,8 @@ from aiohttp import web
 
 from appliance.daemon.control.links import LinkRoutes
 from appliance.daemon.control.mesh import MeshRoutes
+from appliance.daemon.control.network import NetworkRoutes
+from appliance.daemon.control.policy import PolicyRoutes
 from appliance.daemon.control.replica import ReplicaRoutes
 from appliance.daemon.control.roles import RoleRoutes
 from appliance.daemon.control.upkeep import UpkeepRoutes
@@ -16,6 +18,7 @@ def routes(node: Node) -> list[web.RouteDef]:
     """Method, path and handler."""
     mesh, replica, upkeep = MeshRoutes(node), ReplicaRoutes(node), UpkeepRoutes(node)
     roles, links = RoleRoutes(node), LinkRoutes(node)
+    policy, network = PolicyRoutes(node), NetworkRoutes(node)
     return [
         web.get("/v1/mesh", mesh.show),
         web.post("/v1/mesh", mesh.create),
@@ -43,4 +46,23 @@ def routes(node: Node) -> list[web.RouteDef]:
         web.get("/v1/links", links.show),
         web.post("/v1/links/cut", links.cut),
         web.post("/v1/links/restore", links.restore),
+        web.patch("/v1/nodes/{node}/subnets", roles.subnets),
+        web.post("/v1/mesh/secrets", mesh.rotate),
+        web.get("/v1/policy", policy.show),
+        web.post("/v1/policy", policy.apply),
+        web.post("/v1/policy/tests", policy.tests),
+        web.post("/v1/policy/preview", policy.preview),
+        web.post("/v1/policy/confirmation", policy.confirm),
+        web.post("/v1/policy/explanation", policy.explain),
+        web.post("/v1/policy/reversions", policy.revert),
+        web.post("/v1/policy/imports/tailscale", policy.import_tailscale),
+        web.get("/v1/policy/revisions", policy.history),
+        web.get("/v1/network", network.show),
+        web.get("/v1/network/peers", network.peers),
+        web.get("/v1/network/routes", network.routes),
+        web.get("/v1/network/flows", network.flows),
+        web.get("/v1/network/drops", network.drops),
+        web.get("/v1/network/checks", network.checks),
+        web.post("/v1/network/probes", network.probe),
+        web.post("/v1/network/captures", network.capture),
     ]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from appliance.core.ids import NodeId
 from appliance.replica.batch import SignedBatch
-from appliance.replica.documents import NODES
+from appliance.replica.document_kinds import NODES
 from appliance.replica.entries import AnnounceEntry, ChangeEntry, CheckpointEntry, GrantEntry, RevokeEntry
 from appliance.trust.grants import Role
 from tests.sim.world import Member, Mesh, Replica

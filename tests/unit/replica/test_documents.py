@@ -10,7 +10,8 @@ import pytest
 from appliance.core.errors import X0tError
 from appliance.core.ids import NodeId
 from appliance.replica.change_codec import Change, Scalar, decode_change
-from appliance.replica.documents import NODES, Cached, Documents, Name, actor_id
+from appliance.replica.document_kinds import NODES, Name
+from appliance.replica.documents import Cached, Documents, actor_id
 from appliance.replica.entries import ChangeEntry, GrantEntry
 from appliance.replica.rows import DocumentRow
 from appliance.trust.grants import Role
@@ -113,7 +114,7 @@ def test_the_scope_of_a_change_is_its_tags(
     assert log.documents.scope(NODES, decode_change(log.edit(ANNA, puts, deletes))) == scope
 
 
-@pytest.mark.parametrize("name", [("nodes", 1), ("Nodes", 0), ("policy", 0)])
+@pytest.mark.parametrize("name", [("nodes", 1), ("Nodes", 0), ("policy", 1)])
 def test_there_are_no_other_documents(log: Log, name: Name) -> None:
     with pytest.raises(X0tError) as refused:
         log.documents.decode(ChangeEntry(*name, log.edit(ANNA, {TAG: True})))

@@ -8,11 +8,13 @@ from appliance.core import canonical
 from appliance.core.errors import X0tError
 from appliance.replica.entries import (
     AnnounceEntry,
+    AttachEntry,
     ChangeEntry,
     CheckpointEntry,
     EntryBody,
     GrantEntry,
     RevokeEntry,
+    SecretEntry,
     ThawEntry,
     make,
     parse,
@@ -20,6 +22,7 @@ from appliance.replica.entries import (
 from appliance.trust.grants import Role
 
 A, B = b"a" * 32, b"b" * 32
+PROOF = b"p" * 64
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,10 @@ A, B = b"a" * 32, b"b" * 32
         AnnounceEntry("gateway", ("10.0.0.1:7443",), "0.1"),
         ChangeEntry("nodes", 0, b"chunk"),
         CheckpointEntry(1, 9, 2, A),
+        AttachEntry(A, PROOF, (), relay=False),
+        AttachEntry(A, PROOF, ("tls://gate-1.plant.example:7331", "quic://[fd00::1]:1"), relay=True),
+        SecretEntry(1, A),
+        SecretEntry(2**53, B),
     ],
 )
 def test_a_body_reads_back_as_it_was_made(body: EntryBody) -> None:
@@ -60,12 +67,65 @@ def test_a_kind_of_a_newer_release_is_none_of_ours() -> None:
         pytest.param("checkpoint", [1, 9, 2, b""], id="a digest too short"),
         pytest.param("thaw", [A, None, ""], id="a decision for nothing"),
         pytest.param("grant", ["text"], id="a text for bytes"),
+        pytest.param("attach", [A, PROOF, ["tls://h:1"] * 9, False], id="too many peers"),
+        pytest.param("attach", [A, PROOF[:-1], [], False], id="a proof too short"),
+        pytest.param("attach", [A[:-1], PROOF, [], False], id="a key too short"),
+        pytest.param("attach", [A, PROOF, [], 1], id="a number for yes"),
+        pytest.param("secret", [0, A], id="a secret of epoch 0"),
+        pytest.param("secret", [1, A + A], id="a secret too long"),
+        pytest.param("secret", [1, b""], id="no secret"),
     ],
 )
 def test_what_does_not_have_the_form_of_its_kind_is_malformed(kind: str, fields: object) -> None:
     with pytest.raises(X0tError) as caught:
         parse(kind, canonical.encode(fields))  # type: ignore[arg-type]
     assert caught.value.key == "entry.malformed"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "tls://10.0.0.1:7331",
+        "quic://gate:65535",
+        "tls://[fd00::1]:1",
+        "tls://a.b-c.d:10",
+    ],
+)
+def test_a_peer_is_named_by_scheme_host_and_port(uri: str) -> None:
+    body = AttachEntry(A, PROOF, (uri,), relay=False)
+    assert parse(*make(body)) == body
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        pytest.param("tcp://10.0.0.1:7331", id="a scheme without encryption"),
+        pytest.param("unix:///run/ygg.sock", id="a socket"),
+        pytest.param("socks://10.0.0.1:1080/host:1", id="a proxy"),
+        pytest.param("tls://10.0.0.1", id="no port"),
+        pytest.param("tls://10.0.0.1:0", id="port 0"),
+        pytest.param("tls://10.0.0.1:65536", id="a port too large"),
+        pytest.param("tls://10.0.0.1:07331", id="a port with a zero before it"),
+        pytest.param("tls://:7331", id="no host"),
+        pytest.param("tls://Gate:7331", id="capitals"),
+        pytest.param("tls://-gate:7331", id="a host that begins with a hyphen"),
+        pytest.param("tls://[fe80::1%eth0]:7331", id="a zone"),
+        pytest.param("tls://10.0.0.1:7331?password=x", id="an option"),
+        pytest.param("tls://10.0.0.1:7331/", id="a path"),
+        pytest.param("tls://user@10.0.0.1:7331", id="a user"),
+        pytest.param("tls://10.0.0.1:7331\n", id="a line break"),
+        pytest.param("x tls://10.0.0.1:7331", id="something before it"),
+        pytest.param(f"tls://{'a' * 256}:7331", id="a host too long"),
+    ],
+)
+def test_nothing_else_names_a_peer(uri: str) -> None:
+    with pytest.raises(X0tError) as caught:
+        parse(*make(AttachEntry(A, PROOF, (uri,), relay=False)))
+    assert caught.value.key == "entry.malformed"
+
+
+def test_a_secret_does_not_show_when_its_entry_is_printed() -> None:
+    assert repr(SecretEntry(3, b"hush" * 8)) == "SecretEntry(epoch=3, secret=***)"
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff", b"\x83\x61x\x80", b"\x9f\xff"])

@@ -7,7 +7,16 @@ import pytest
 
 from appliance.core import canonical
 from appliance.core.ids import BatchHash, GrantId, MeshId, NodeId
-from appliance.replica.entries import CheckpointEntry, EntryBody, GrantEntry, RevokeEntry, ThawEntry, make
+from appliance.replica.entries import (
+    AttachEntry,
+    CheckpointEntry,
+    EntryBody,
+    GrantEntry,
+    RevokeEntry,
+    SecretEntry,
+    ThawEntry,
+    make,
+)
 from appliance.replica.entry_text import entry_json
 from appliance.trust.grants import Role, grant_id
 from tests.sim.world import FAR_MS, START_MS
@@ -37,8 +46,13 @@ def shown(entry: EntryBody | tuple[str, bytes]) -> object:
             CheckpointEntry(1, START_MS << 16, 9, B),
             {"epoch": 1, "horizon": "2023-11-14T22:13:20.000Z#0", "batches": 9, "digest": B.hex()},
         ),
+        (
+            AttachEntry(B, bytes(64), ("tls://h:1",), relay=True),
+            {"key": B.hex(), "address": "201:7676:7676:7676:7676:7676:7676:7676", "uris": ["tls://h:1"], "relay": True},
+        ),
+        (SecretEntry(4, B), {"epoch": 4, "secret": "***"}),
     ],
-    ids=["announce", "revoke some", "revoke all", "thaw", "checkpoint"],
+    ids=["announce", "revoke some", "revoke all", "thaw", "checkpoint", "attach", "secret"],
 )
 def test_a_known_entry_is_shown_with_its_names(entry: EntryBody, expected: dict[str, object]) -> None:
     assert shown(entry) == expected
@@ -91,3 +105,8 @@ def test_what_cannot_be_read_is_shown_as_hex_with_a_bound(kind: str) -> None:
 def test_a_grant_or_change_that_is_none_inside_is_shown_as_hex() -> None:
     for entry in (("grant", canonical.encode([b"x"])), ("change", canonical.encode(["nodes", 0, b"x"]))):
         assert shown(entry) == {"unreadable": entry[1].hex()}
+
+
+@pytest.mark.parametrize("body", [canonical.encode([1, b"hush" * 9]), canonical.encode(["one", b"hush" * 8]), b"hush"])
+def test_a_secret_that_cannot_be_read_is_not_shown_either(body: bytes) -> None:
+    assert shown(("secret", body)) == {"unreadable": "***"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from appliance.core.ids import NodeId
-from appliance.replica.documents import NODES
+from appliance.replica.document_kinds import NODES
 from appliance.replica.entries import AnnounceEntry, ChangeEntry, GrantEntry, RevokeEntry, ThawEntry
 from appliance.replica.fold import REASONS, Effect
 from appliance.replica.rows import (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import cast
 
@@ -12,61 +11,20 @@ import pytest
 
 from appliance.core.errors import X0tError
 from appliance.core.ids import NodeId
-from appliance.core.limits import LIMITS, Limits
+from appliance.core.limits import LIMITS
 from appliance.replica.entries import GrantEntry, make
 from appliance.replica.fold import Effect
 from appliance.replica.operations import GrantAsk, Operations
-from appliance.replica.reports import Receipt
-from appliance.replica.rows import CheckpointRow, DocumentRow, FrozenRow, GrantRow, NodeRow, RevocationRow, Row
+from appliance.replica.rows import CheckpointRow, DocumentRow, FrozenRow, GrantRow, NodeRow, RevocationRow
 from appliance.replica.service import Replica, Writer
 from appliance.trust.grants import Role
 from tests.mesh_rig import START_MS, YEAR_MS, Member, Mesh
-
-Deed = Callable[[Operations, "Site"], Awaitable[Receipt]]
-
-
-class Site:
-    """Anna founds; bert is an admin that may delegate, cleo a member, dora nobody. Each has a replica of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.mesh = Mesh(directory)
-        self.anna = self.mesh.founder("anna")
-        self.bert, self.cleo, self.dora = (self.mesh.member(name) for name in ("bert", "cleo", "dora"))
-        self.anna.give(self.bert, Role.ADMIN, delegate=2)
-        self.anna.give(self.cleo, Role.MEMBER)
-        for node in (self.bert, self.cleo, self.dora):
-            node.pull(self.anna)
-
-    def live(self, name: str, limits: Limits = LIMITS) -> Replica:
-        node = cast("Member", getattr(self, name))
-        node.engine.limits = limits
-        return Replica(node.engine, Writer(node.id, node.key.sign, self.mesh.tick), self.mesh.by.mldsa_verify)
-
-    def fork(self) -> list[bytes]:
-        """Cleo's disk is cloned: both copies write a second batch. All nodes learn of it."""
-        clone = self.mesh.member("cleo", lambda: self.mesh.stores("clone"))
-        clone.pull(self.anna)
-        self.cleo.say("one")
-        clone.take(self.cleo.blobs())
-        for node, name in ((self.cleo, "left"), (clone, "right")):
-            node.say(name)
-        self.anna.pull(self.cleo, clone)
-        clone.engine.close()
-        return self.anna.view.at_seq(self.cleo.id, 2)
+from tests.unit.replica.operations_rig import Deed, Site, do, rows
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
-
-
-async def do(site: Site, who: str, deed: Deed, limits: Limits = LIMITS) -> Receipt:
-    async with site.live(who, limits) as replica:
-        return await deed(Operations(replica, getattr(site, who).key.sign), site)
-
-
-async def rows(replica: Replica, table: type[Row]) -> list[Row]:
-    return await replica.run(lambda engine: list(engine.view.rows(table)))
 
 
 def asked(*roles: Role, delegate: int = 0, **more: object) -> Deed:
@@ -148,7 +106,7 @@ async def test_the_mesh_is_founded_by_publishing_the_authoritys_grant(tmp_path: 
     grant = mesh.grant(None, eve, (Role.OWNER,), 3)
     async with Replica(eve.engine, Writer(eve.id, eve.key.sign, mesh.tick), mesh.by.mldsa_verify) as replica:
         receipt = await Operations(replica, eve.key.sign).found(grant, "eve")
-        assert receipt.effects == (Effect(0, "grant", None), Effect(1, "announce", None))
+        assert receipt.effects == (Effect(0, "grant", None), Effect(1, "announce", None), Effect(2, "secret", None))
         assert replica.holds(Role.OWNER)
         assert [row.name for row in await rows(replica, NodeRow) if isinstance(row, NodeRow)] == ["eve"]
 
@@ -221,6 +179,13 @@ async def test_tags_are_added_removed_and_bounded(site: Site) -> None:
         await act.set_name(site.cleo.id, "")
         keys = [row.key for row in await rows(replica, DocumentRow) if isinstance(row, DocumentRow)]
     assert keys == [f"{NodeId(site.cleo.id)}/tag/{tag}" for tag in ("green", "red", "white")]
+
+
+async def test_edits_at_the_same_time_all_have_effect(site: Site) -> None:
+    async with site.live("anna") as replica:
+        act = Operations(replica, site.anna.key.sign)
+        done = await asyncio.gather(*(act.set_tags(site.cleo.id, [f"t{number}"], []) for number in range(5)))
+    assert [effect.reason for receipt in done for effect in receipt.effects] == [None] * 5
 
 
 async def test_a_revocation_keeps_what_was_written_and_ends_the_rest(site: Site) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from appliance.core.errors import InputError
 from appliance.core.ids import BatchHash, GrantId, MeshId, NodeId
-from appliance.replica import queries
+from appliance.replica import membership, queries
 from appliance.replica.entries import AnnounceEntry, CheckpointEntry, RevokeEntry, ThawEntry, make
 from appliance.replica.queries import NEWEST, Queries, state_digest
 from appliance.replica.reports import ConflictView, NodeView
@@ -196,14 +196,14 @@ def test_members_have_the_roles_that_are_in_force_now(mesh: Mesh, a: Member, b: 
         NodeView(a.id, "gateway", every, (), ("10.0.0.1:7700",), "x0t 1", False),
         NodeView(b.id, "arm", ("admin", "member", "operator"), ("blue", "red"), (), "", False),
     ]
-    assert queries.members(a.engine, mesh.now_ms) == sorted(expected, key=lambda view: view.node)
-    assert queries.tags(a.engine) == {b.id: ("blue", "red")}
-    assert queries.names(a.engine) == {b.id: "arm"}
-    assert [row.name for row in queries.nodes(a.engine)] == ["gateway"]
+    assert membership.members(a.engine, mesh.now_ms) == sorted(expected, key=lambda view: view.node)
+    assert membership.tags(a.engine) == {b.id: ("blue", "red")}
+    assert membership.names(a.engine) == {b.id: "arm"}
+    assert [row.name for row in membership.nodes(a.engine)] == ["gateway"]
     assert [row.reason for row in queries.grants(a.engine, mesh.now_ms) if row.subject == b.id] == [""]
     assert {row.reason for row in queries.grants(a.engine, mesh.now_ms + YEAR_MS)} == {"expired"}
     a.revoke(b)
-    assert [view.roles for view in queries.members(a.engine, mesh.now_ms) if view.node == b.id] == [()]
+    assert [view.roles for view in membership.members(a.engine, mesh.now_ms) if view.node == b.id] == [()]
     assert [row.reason for row in queries.grants(a.engine, mesh.now_ms) if row.subject == b.id] == ["revoked"]
 
 
@@ -248,7 +248,7 @@ def test_a_forked_log_says_what_to_do_and_how_it_was_decided(mesh: Mesh, a: Memb
     assert seen == ConflictView("fork", text(b), "", proofs, queries.FORK_REASON.format(seq=1))
     (own,) = queries.conflicts(b.engine, b.id)
     assert "A restored backup or a cloned disk looks like this: stop the other copy" in own.reason
-    assert [view.frozen for view in queries.members(a.engine, mesh.now_ms) if view.node == b.id] == [True]
+    assert [view.frozen for view in membership.members(a.engine, mesh.now_ms) if view.node == b.id] == [True]
     a.write(ThawEntry(b.id, kept, "the one in hall 2"))
     (decided,) = queries.conflicts(a.engine, a.id)
     assert (decided.winner, decided.losers) == (str(BatchHash(kept)), proofs)

@@ -8,8 +8,14 @@ import apsw
 import pytest
 
 from appliance.core.errors import IntegrityError
+from appliance.replica.document_kinds import DOCUMENTS
+from appliance.replica.entries import BODIES
 from appliance.storage.migrations import LOG, VIEW, open_database
 
+KINDS = {  # what each schema of the view gives effect to: entries and documents
+    1: {"announce", "change", "checkpoint", "grant", "revoke", "thaw", "nodes 0"},
+    2: {"announce", "attach", "change", "checkpoint", "grant", "revoke", "secret", "thaw", "nodes 0", "policy 0"},
+}
 FIRST = ("CREATE TABLE a (x)",)
 SECOND = (*FIRST, "ALTER TABLE a ADD COLUMN y; INSERT INTO a VALUES (1, 2)")
 BROKEN = (*SECOND, "CREATE TABLE b (x); INSERT INTO nowhere VALUES (1)")
@@ -39,6 +45,25 @@ def test_from_every_old_version_the_same_schema_follows(tmp_path: Path, steps: t
         open_database(str(path), steps[:version], full=True).close()
         open_database(str(path), steps, full=True).close()
         assert schema(path) == schema(tmp_path / "new.db")
+
+
+def test_a_release_that_gives_effect_to_something_new_has_a_step_of_its_own() -> None:
+    """What was unknown before must be folded again: add the step that empties the view, then a row here."""
+    documents = {f"{document} {epoch}" for document, epoch in DOCUMENTS}
+    assert KINDS[len(VIEW)] == set(BODIES) | documents
+
+
+def test_an_old_view_is_emptied_for_it_is_folded_anew(tmp_path: Path) -> None:
+    path = tmp_path / "view.db"
+    old = open_database(str(path), VIEW[:1], full=False)
+    tables = [name for (name,) in old.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name != 'meta'")]
+    for table in tables:
+        columns = [row[1] for row in old.execute(f"PRAGMA table_info({table})")]
+        old.execute(f"INSERT INTO {table} VALUES ({', '.join('1' for _ in columns)})")  # noqa: S608
+    old.close()
+    new = open_database(str(path), VIEW, full=False)
+    assert [table for table in tables if new.execute(f"SELECT count(*) FROM {table}").get] == []  # noqa: S608
+    new.close()
 
 
 def test_a_step_runs_once(tmp_path: Path) -> None:

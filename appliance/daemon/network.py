@@ -1,0 +1,285 @@
+"""The mesh network of this node: brings firewall and Yggdrasil to what the folded state says, again and again.
+
+Each round reads who is a member and which policy is in force, compiles what this node must enforce, and hands both
+down; the parts below make the smallest change. A round follows each commit, each expiry of a rule, and each time that
+somebody else touched our table. What fails is tried again and shown in `state`; what was in force stays in force
+meanwhile. The table that denies is there before Yggdrasil starts, so the interface is never open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+import structlog
+
+from appliance.core.errors import X0tError
+from appliance.daemon import events
+from appliance.daemon.supervisor import Job
+from appliance.netstack.nft.conntrack import Conversation
+from appliance.netstack.yggdrasil.config import peer_password
+from appliance.netstack.yggdrasil.key import YggdrasilKey
+from appliance.netstack.yggdrasil.manager import Yggdrasil
+from appliance.netstack.yggdrasil.records import Candidate, Wanted
+from appliance.policy.compile import Compiler, next_change_ms
+from appliance.policy.directory import Directory
+from appliance.policy.enforcement import Applied, Firewall
+from appliance.policy.filter import Filter
+from appliance.policy.model import Policy
+from appliance.policy.roster import Roster, RosterIssue, roster_of
+from appliance.policy.service import PolicyService
+from appliance.replica.entries import AttachEntry
+from appliance.replica.operations import Operations
+from appliance.replica.queries import Queries
+from appliance.replica.reports import NetworkView
+from appliance.replica.rows import AttachmentRow
+from appliance.replica.service import Replica
+
+RETRY_MIN_S: Final = 0.25
+RETRY_MAX_S: Final = 10.0
+ATTACH_S: Final = 1.0  # between two looks at what we said of our key
+SWEEP_S: Final = 60.0  # between two comparisons of the whole table, also without a notice
+GRANT_END_S: Final = 5.0  # between two looks for members whose grants ran out: nothing else tells of that
+
+
+class RunningFirewall(Firewall, Protocol):
+    """A firewall that also has work of its own, such as reading dropped packets."""
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        ...
+
+    async def flows(self) -> Sequence[Conversation]:
+        """Conversations that cross the mesh interface now."""
+        ...
+
+    async def close(self) -> None:
+        """Give back threads and sockets; the table stays in force."""
+        ...
+
+
+class Mesh(NamedTuple):
+    """The parts of the replica that the network follows."""
+
+    replica: Replica
+    queries: Queries
+    operations: Operations
+    policy: PolicyService
+
+
+class Kernel(NamedTuple):
+    """What the network acts on."""
+
+    firewall: RunningFirewall
+    yggdrasil: Yggdrasil
+    key: YggdrasilKey
+
+
+class Announcement(NamedTuple):
+    """What this node says of its place in the network; `may_speak` is false until the replica has met the mesh."""
+
+    uris: tuple[str, ...]
+    relay: bool
+    may_speak: Callable[[], bool]
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """How enforcement stands; times are ms since the Unix epoch."""
+
+    is_prepared: bool = False  # the table that denies is there
+    enforced_at_ms: int = 0  # when what is in force was applied; 0: nothing yet
+    rules: int = 0
+    entries: int = 0
+    members: int = 0
+    blocked: str = ""  # why the latest state is not in force
+    disturbed_by: str = ""  # who touched our table last
+    disturbed_at_ms: int = 0
+    repairs: int = 0
+    issues: tuple[RosterIssue, ...] = ()
+
+
+class Network:
+    """One mesh's network on this node."""
+
+    def __init__(self, mesh: Mesh, kernel: Kernel, said: Announcement) -> None:
+        self.kernel: Final = kernel
+        self.state = State()
+        self.roster = Roster(Directory(), (), ())
+        self.enforced: Filter | None = None  # what the kernel holds, as far as we know
+        self.policy = Policy()  # what that came from
+        self._mesh = mesh
+        self._said = said
+        self._compiler = Compiler()
+        self._prepared = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._is_attached = True  # until a round finds that the mesh has not heard of our key
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("network")
+
+    def jobs(self) -> list[Job]:
+        """What the supervisor keeps running."""
+        return [
+            Job(name="firewall", run=self._enforce, restarts=1_000_000),
+            Job(name="firewall-events", run=self._follow),
+            Job(name="firewall-guard", run=self._guard),
+            Job(name="firewall-sweep", run=self._sweep, period_s=SWEEP_S),
+            Job(name="firewall-drops", run=self._read_drops),
+            Job(name="grants", run=self._look_again, period_s=GRANT_END_S),
+            Job(name="attach", run=self._keep_attached),
+            Job(name="yggdrasil", run=self._run_yggdrasil, restarts=1_000_000),
+        ]
+
+    async def close(self) -> None:
+        """Let go; what is enforced stays enforced, and Yggdrasil runs on."""
+        await self.kernel.firewall.close()
+
+    # -- enforcement
+
+    async def _enforce(self) -> None:
+        """Prepare, then a round whenever something moved or a rule is over; a failed one is tried again."""
+        await self.kernel.firewall.prepare()
+        self._say(is_prepared=True)
+        self._prepared.set()
+        wait_s: float | None = 0.0
+        retry_s = RETRY_MIN_S
+        while True:
+            await self._after(wait_s)
+            try:
+                wait_s, retry_s = await self._round(), RETRY_MIN_S
+            except X0tError as err:
+                self._log.error(events.NETWORK_BLOCKED, error=str(err))
+                self._say(blocked=str(err))
+                wait_s, retry_s = retry_s, min(RETRY_MAX_S, retry_s * 2)
+
+    async def _after(self, wait_s: float | None) -> None:
+        """Wait for a move, or so long."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._moved.wait()
+        except TimeoutError:
+            pass
+        self._moved.clear()
+
+    async def _round(self) -> float | None:
+        """Read, compile, apply; returns the seconds until the next rule is over, None if none will be."""
+        view = await self._mesh.queries.network()
+        course = await self._mesh.policy.current()
+        now_ms = self._mesh.replica.now_ms()
+        self.roster = roster_of(view)
+        self._is_attached = any(self._is_ours(row) for row in view.attachments)
+        wanted = self._compile(course.policy, now_ms)
+        self._want(view)
+        applied = await self.kernel.firewall.apply(wanted)
+        self._applied(wanted, applied, course.policy)
+        due_ms = next_change_ms(course.policy, now_ms)
+        return None if due_ms is None else max(0.0, (due_ms - now_ms) / 1000)
+
+    def _compile(self, policy: Policy, now_ms: int) -> Filter:
+        """What this node must enforce. A node that has no place in the mesh is a stranger itself: nothing passes."""
+        own = self._mesh.replica.node
+        self._compiler.set_directory(self.roster.directory)
+        self._compiler.set_policy(policy, now_ms)
+        if own not in self.roster.directory.members:
+            return Filter(own=self.kernel.yggdrasil.state.address)
+        return self._compiler.filter(own)
+
+    def _want(self, view: NetworkView) -> None:
+        """Tell Yggdrasil who the members are; before the first secret of the mesh is known there is nothing to say."""
+        if view.secret is None:
+            return
+        members = tuple(
+            Candidate(key=each.key, uris=each.uris, relay=each.relay, since_s=(each.since[0] >> 16) / 1000)
+            for each in self.roster.neighbours
+        )
+        keys = {each.key for each in members}
+        former = frozenset(row.key for row in view.attachments if row.node in view.former) - keys
+        password = peer_password(view.secret.secret, self._mesh.replica.mesh, view.secret.epoch)
+        self.kernel.yggdrasil.want(Wanted(members=members, password=password, former=former))
+
+    def _applied(self, wanted: Filter, applied: Applied, policy: Policy) -> None:
+        changed = bool(applied.added or applied.removed or applied.rebuilt)
+        if changed:
+            self._log.info(
+                events.FIREWALL_APPLIED,
+                added=applied.added,
+                removed=applied.removed,
+                rebuilt=applied.rebuilt,
+                ended=applied.ended,
+            )
+        self.enforced, self.policy = wanted, policy
+        self._say(
+            enforced_at_ms=_now_ms() if changed or not self.state.enforced_at_ms else self.state.enforced_at_ms,
+            rules=len(policy.rules),
+            entries=len(wanted.inbound) + len(wanted.outbound),
+            members=len(self.roster.directory.members),
+            blocked="",
+            issues=self.roster.issues,
+        )
+
+    # -- what wakes it
+
+    async def _follow(self) -> None:
+        """Each commit of the replica may change who is who and who may do what."""
+        async with self._mesh.replica.subscribe() as commits:
+            while True:
+                self._moved.set()
+                await commits.get()
+
+    async def _guard(self) -> None:
+        """Somebody else's change of our table is repaired at once."""
+        await self._prepared.wait()
+        while True:
+            who = await self.kernel.firewall.disturbed()
+            self._log.warning(events.FIREWALL_DISTURBED, by=who)
+            self._say(disturbed_by=who, disturbed_at_ms=_now_ms(), repairs=self.state.repairs + 1)
+            self._moved.set()
+
+    async def _sweep(self) -> None:
+        """Compare the whole table, in case that a notice was lost."""
+        if not self._prepared.is_set() or self.enforced is None:
+            return
+        differences = await self.kernel.firewall.verify()
+        if differences:
+            self._log.warning(events.FIREWALL_DIFFERS, count=len(differences), first=str(differences[0]))
+            self._say(repairs=self.state.repairs + 1)
+            self._moved.set()
+
+    async def _look_again(self) -> None:
+        self._moved.set()
+
+    async def _read_drops(self) -> None:
+        await self._prepared.wait()
+        await self.kernel.firewall.run()
+
+    # -- Yggdrasil
+
+    async def _run_yggdrasil(self) -> None:
+        await self._prepared.wait()
+        await self.kernel.yggdrasil.run()
+
+    async def _keep_attached(self) -> None:
+        """Say to the mesh which key of the network is ours, until it has heard."""
+        key, replica = self.kernel.key, self._mesh.replica
+        proof = key.attach(replica.mesh, replica.node)
+        entry = AttachEntry(key.public, proof, self._said.uris, self._said.relay)
+        while True:
+            if not self._is_attached and self._said.may_speak():
+                try:
+                    await self._mesh.operations.attach(entry)
+                    self._log.info(events.ATTACHED, uris=self._said.uris)
+                except X0tError as err:
+                    self._log.warning(events.ATTACH_REFUSED, error=str(err))
+            await asyncio.sleep(ATTACH_S)
+
+    def _is_ours(self, row: AttachmentRow) -> bool:
+        ours = (self._mesh.replica.node, self.kernel.key.public, self._said.uris, int(self._said.relay))
+        return (row.node, row.key, row.uris, row.relay) == ours
+
+    def _say(self, **changes: object) -> None:
+        self.state = msgspec.structs.replace(self.state, **changes)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,192 @@
+"""Interfaces, addresses and routes of the mesh, through rtnetlink (RFC 3549): wanted against actual, idempotent.
+
+It touches one interface, and of the routes only those that carry our protocol number: other programs' routes are left
+alone, on that interface too. What it wrote it reads back. It decides nothing about who may talk to whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterable
+from types import TracebackType
+from typing import Any, Final
+
+import msgspec
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE, RTMGRP_LINK
+
+from appliance.core.errors import error
+from appliance.core.prefix import Prefix, address_text, parse_address
+
+ROUTE_PROTOCOL: Final = 120  # rtm_protocol of our routes: free in the kernel's rtnetlink.h and iproute2's rt_protos
+_GROUPS: Final = RTMGRP_LINK | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
+_NO_PREFIX_ROUTE: Final = 0x200  # IFA_F_NOPREFIXROUTE
+_NO_LINK_LOCAL: Final = 1  # IN6_ADDR_GEN_MODE_NONE
+_GONE: Final = frozenset((errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL))
+_NETNS: Final = "/run/netns"  # of iproute2
+_THREAD_NETNS: Final = "/proc/thread-self/ns/net"
+_CLONE_NEWNET: Final = 0x4000_0000  # linux/sched.h
+_COMMAND_S: Final = 10.0
+
+
+class RoutesChanged(msgspec.Struct, frozen=True):
+    """How many routes a sync set and took away."""
+
+    added: int = 0
+    removed: int = 0
+
+
+class Links:
+    """The links of one network namespace; `async with` opens it. Methods raise `yggdrasil.interface` or `.routes`."""
+
+    def __init__(self, netns: str | None = None) -> None:
+        self._netns = netns
+        self._route: Any = None  # pyroute2 has no types
+
+    async def __aenter__(self) -> Links:
+        self._route = _opened(self._netns)
+        await self._route.setup_endpoint()  # now: it would be made twice by two that ask at once
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._route.close()
+
+    async def index(self, name: str) -> int | None:
+        """The interface's number; None if there is none of that name."""
+        found = await self._route.link_lookup(ifname=name)
+        return int(found[0]) if found else None
+
+    async def make_tun(self, name: str, owner: int, mtu: int) -> int:
+        """A TUN that lasts, for one user to open, without a link-local address, and up. Returns its number.
+
+        It is there while no program has it open: a packet for the mesh then is lost, and never takes another way.
+        """
+        try:
+            index = await self.index(name)
+            if index is None:
+                await asyncio.to_thread(self._tuntap, name, owner)
+                index = await self.index(name)
+            if index is None:
+                raise error("yggdrasil.interface", interface=name, reason="it was made, and is gone")
+            mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _NO_LINK_LOCAL)]}
+            await self._route.link("set", index=index, IFLA_AF_SPEC={"attrs": [("AF_INET6", mode)]})
+            await self._route.link("set", index=index, mtu=mtu, state="up")
+        except (NetlinkError, OSError) as err:
+            raise error("yggdrasil.interface", interface=name, reason=err) from err
+        return index
+
+    async def remove(self, name: str) -> None:
+        """Take an interface away, with its addresses and routes; harmless if there is none."""
+        index = await self.index(name)
+        if index is None:
+            return
+        try:
+            await self._route.link("del", index=index)
+        except NetlinkError as err:
+            if err.code not in _GONE:
+                raise error("yggdrasil.interface", interface=name, reason=err) from err
+
+    async def addresses(self, index: int) -> tuple[tuple[bytes, int], ...]:
+        """The IPv6 addresses of an interface, with their prefix lengths."""
+        found = await self._dump("addr", index=index)
+        return tuple((parse_address(each.get("address")), int(each["prefixlen"])) for each in found)
+
+    async def clear_addresses(self, index: int) -> None:
+        """Take all IPv6 addresses away."""
+        for address, length in await self.addresses(index):
+            await self._forgiving("addr", "del", index=index, address=address_text(address), prefixlen=length)
+
+    async def narrow(self, index: int) -> None:
+        """Take away the route that the kernel made of an address, and keep the address."""
+        for each in await self._dump("addr", index=index):
+            if not each.get("flags") & _NO_PREFIX_ROUTE:
+                change = {"address": each.get("address"), "prefixlen": each["prefixlen"], "flags": _NO_PREFIX_ROUTE}
+                await self._forgiving("addr", "replace", index=index, **change)
+
+    async def routes(self, index: int) -> frozenset[Prefix]:
+        """Our routes on an interface."""
+        found = await self._dump("route", oif=index, proto=ROUTE_PROTOCOL)
+        return frozenset(Prefix(parse_address(each.get("dst") or "::"), int(each["dst_len"])) for each in found)
+
+    async def sync_routes(self, name: str, index: int, wanted: Iterable[Prefix]) -> RoutesChanged:
+        """Bring our routes on an interface to these. Raises `yggdrasil.routes` if they are not so afterwards."""
+        whole, before = frozenset(wanted), await self.routes(index)
+        for prefix in sorted(before - whole):
+            await self._forgiving("route", "del", **_route(prefix, index))
+        for prefix in sorted(whole - before):
+            await self._forgiving("route", "replace", **_route(prefix, index))
+        changed = RoutesChanged(len(whole - before), len(before - whole))
+        if (changed.added or changed.removed) and (after := await self.routes(index)) != whole:
+            reason = f"{len(whole - after)} are missing, {len(after - whole)} too many"
+            raise error("yggdrasil.routes", interface=name, reason=reason)
+        return changed
+
+    async def watch(self, name: str) -> AsyncIterator[str]:
+        """What happens to an interface, its addresses and routes, by whomever: the name of each netlink event."""
+        async with _opened(self._netns) as route:
+            await route.bind(groups=_GROUPS)
+            index = await self.index(name)
+            while True:
+                async for message in route.get():
+                    if message.get("ifname") == name:
+                        index = message["index"]
+                    elif index not in {message.get("oif"), message.get("index")}:
+                        continue
+                    yield message["event"]
+
+    async def _dump(self, what: str, **fields: object) -> list[Any]:
+        """All of a kind that match; pyroute2's messages have no types."""
+        try:
+            dump = await getattr(self._route, what)("dump", family=socket.AF_INET6, **fields)
+            return [message async for message in dump]
+        except NetlinkError as err:
+            raise error("yggdrasil.interface", interface=fields, reason=err) from err
+
+    async def _forgiving(self, what: str, action: str, **fields: object) -> None:
+        """One change; what is gone already is no error: the read-back decides."""
+        try:
+            await getattr(self._route, what)(action, **fields)
+        except NetlinkError as err:
+            if err.code not in _GONE:
+                raise error("yggdrasil.interface", interface=fields, reason=err) from err
+
+    def _tuntap(self, name: str, owner: int) -> None:
+        """With vnet_hdr, because the daemon opens it so."""
+        inside = ("-n", self._netns) if self._netns else ()
+        command = ["ip", *inside, "tuntap", "add", "name", name, "mode", "tun", "vnet_hdr", "user", str(owner)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_COMMAND_S)
+        if done.returncode:
+            raise error("yggdrasil.interface", interface=name, reason=done.stderr.strip())
+
+
+def _opened(netns: str | None) -> Any:
+    """A netlink socket of that namespace. A socket stays where it was made; nothing else of ours happens inside."""
+    if netns is None:
+        return AsyncIPRoute()
+    libc = ctypes.CDLL(None, use_errno=True)  # os.setns comes with Python 3.12
+    outside, inside = (os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in (_THREAD_NETNS, f"{_NETNS}/{netns}"))
+    try:
+        if libc.setns(inside, _CLONE_NEWNET):
+            raise error("yggdrasil.interface", interface=netns, reason=os.strerror(ctypes.get_errno()))
+        try:
+            route = AsyncIPRoute()
+            assert route.socket is not None  # it is made when it is first looked at
+            return route
+        finally:
+            libc.setns(outside, _CLONE_NEWNET)
+    finally:
+        os.close(outside)
+        os.close(inside)
+
+
+def _route(prefix: Prefix, index: int) -> dict[str, object]:
+    """No source is named: an interface's own address is preferred for what leaves through it (RFC 6724, rule 5)."""
+    return {"family": socket.AF_INET6, "dst": str(prefix), "oif": index, "proto": ROUTE_PROTOCOL}

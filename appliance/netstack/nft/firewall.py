@@ -1,0 +1,212 @@
+"""The firewall of one mesh in nf_tables: implements `Firewall` of `appliance.policy.enforcement`.
+
+All that blocks runs one after the other in one thread of its own; a caller that is cancelled does not cut a step in
+half. Here are only the thread, the sockets that wait (notices of foreign changes, dropped packets) and their order.
+When the process dies the table stays and goes on judging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar, TypeVarTuple
+
+from appliance.core.errors import error
+from appliance.core.limits import LIMITS, Limits
+from appliance.netstack.nft import droplog
+from appliance.netstack.nft.channel import Channel, LostError, RefusedError, connect, force_receive_buffer, join_group
+from appliance.netstack.nft.conntrack import Conversation
+from appliance.netstack.nft.enforcer import Enforcer, Ground
+from appliance.netstack.nft.skeleton import SNAP_BYTES, MeshTable
+from appliance.netstack.nft.watch import EVENT_BYTES, GROUP, UNKNOWN, Watch
+from appliance.policy.enforcement import Applied, Count, Difference, Drop
+from appliance.policy.filter import Filter, Key
+
+_DATAGRAM_BYTES: Final = 1 << 16
+_DROP_BYTES: Final = 1 << 20  # of receive buffer: some thousand dropped packets
+_A = TypeVarTuple("_A")
+_T = TypeVar("_T")
+
+
+def wall_clock_ms() -> int:
+    """Now, ms since the Unix epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class NftFirewall:
+    """Give it to the policy service as its `Firewall`; `run` reads dropped packets and belongs to a supervisor.
+
+    The sockets are made in the network namespace of the thread that calls `connect`, which tests use.
+    """
+
+    def __init__(
+        self,
+        table: MeshTable,
+        limits: Limits = LIMITS,
+        connect: Callable[[], socket.socket] = connect,
+        now_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        self._table = table
+        self._connect = connect
+        self._now_ms = now_ms
+        self._is_closed = False
+        self._ports: set[int] = set()
+        self._watch = Watch(table.name, self._ports)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=table.name)
+        self._drops: deque[Drop] = deque(maxlen=limits.firewall_drops)
+        self._notices: socket.socket | None = None  # for `disturbed`
+        self._glance: _Glance | None = None  # for the worker, which must know before it writes
+        ground = Ground(connect, now_ms, self._was_touched, self._ports.add)
+        self._enforcer = Enforcer(table, limits, ground)
+
+    async def prepare(self) -> None:
+        """See `Firewall`. Raises `firewall.unavailable` where the kernel has no nf_tables or we have no right to it."""
+        if self._notices is None:
+            self._notices = await self._do(self._listen)
+        await self._do(self._enforcer.prepare)
+
+    async def apply(self, wanted: Filter) -> Applied:
+        """See `Firewall`. Concurrent calls happen one after the other."""
+        applied = await self._do(self._apply, wanted)
+        if applied.removed or applied.rebuilt:
+            self._worker.submit(
+                self._enforcer.end_late_conversations
+            )  # nobody waits: 10 ms, and a failure is made up for
+        return applied
+
+    async def verify(self) -> Sequence[Difference]:
+        """See `Firewall`."""
+        return await self._do(self._enforcer.verify)
+
+    async def counters(self) -> Mapping[tuple[str, Key], Count]:
+        """See `Firewall`."""
+        return await self._do(self._enforcer.counters)
+
+    async def flows(self) -> Sequence[Conversation]:
+        """Conversations that cross the mesh interface now; bounded."""
+        return await self._do(self._enforcer.conversations)
+
+    async def disturbed(self) -> str:
+        """See `Firewall`. To mend the table, apply the filter again: it finds out what is needed.
+
+        Where notices were lost the table is compared, and it counts as disturbed only if it differs.
+        """
+        if self._notices is None:
+            raise error("firewall.closed", interface=self._table.interface)
+        while True:
+            try:
+                datagram = await asyncio.get_running_loop().sock_recv(self._notices, _DATAGRAM_BYTES)
+            except OSError as err:
+                if err.errno != errno.ENOBUFS:
+                    raise
+                if await self.verify():
+                    return UNKNOWN
+            else:
+                if others := [*self._watch.read(datagram)]:
+                    return others[-1]
+
+    def drops(self) -> Sequence[Drop]:
+        """See `Firewall`. Empty unless `run` runs."""
+        return tuple(self._drops)
+
+    async def run(self) -> None:
+        """Read dropped packets for ever. Raises `firewall.unavailable` if another process reads our log group."""
+        reader = await self._do(self._read_log)
+        with reader:
+            while True:
+                try:
+                    datagram = await asyncio.get_running_loop().sock_recv(reader, _DATAGRAM_BYTES)
+                except OSError as err:
+                    if err.errno != errno.ENOBUFS:  # more dropped packets than we can read: a sample is enough
+                        raise
+                else:
+                    self._drops.extend(droplog.drops(datagram, self._now_ms()))
+
+    async def remove(self) -> None:
+        """See `Firewall`."""
+        await self._do(self._enforcer.remove)
+
+    async def close(self) -> None:
+        """End the thread and the sockets, after what has begun; the table stays in force. Harmless when repeated."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._do(self._enforcer.close)
+        self._worker.shutdown(wait=False)
+        for one in (self._notices, self._glance):
+            if one is not None:
+                one.close()
+        self._notices = self._glance = None
+
+    def _do(self, work: Callable[[*_A], _T], *arguments: *_A) -> Awaitable[_T]:
+        try:
+            return asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
+        except RuntimeError as err:
+            raise error("firewall.closed", interface=self._table.interface) from err
+
+    # ---- in the worker's thread
+
+    def _apply(self, wanted: Filter) -> Applied:
+        done = self._enforcer.apply(wanted)
+        return Applied(done.added, done.removed, done.rebuilt, self._enforcer.end_conversations())
+
+    def _listen(self) -> socket.socket:
+        """Open both ends of the notices before the first look at the table, so that no change is missed."""
+        self._glance = _Glance(self._subscribed(), Watch(self._table.name, self._ports))
+        return self._subscribed()
+
+    def _subscribed(self) -> socket.socket:
+        try:
+            opened = self._connect()
+            force_receive_buffer(opened, EVENT_BYTES)
+            join_group(opened, GROUP)
+        except OSError as err:
+            raise error("firewall.unavailable", reason=err.strerror or str(err)) from err
+        opened.settimeout(0)
+        return opened
+
+    def _was_touched(self) -> bool:
+        return self._glance is None or self._glance.was_touched()
+
+    def _read_log(self) -> socket.socket:
+        try:
+            opened = self._connect()
+            try:
+                channel = Channel(opened)
+                force_receive_buffer(opened, _DROP_BYTES)
+                for request in droplog.subscription(self._table.log_group, SNAP_BYTES):
+                    channel.ask(request)
+            except BaseException:
+                opened.close()
+                raise
+        except (OSError, LostError, RefusedError) as err:
+            raise error("firewall.unavailable", reason=str(err)) from err
+        opened.settimeout(0)
+        return opened
+
+
+class _Glance:
+    """A look at the notices that have come, without waiting."""
+
+    def __init__(self, notices: socket.socket, watch: Watch) -> None:
+        self._notices = notices
+        self._watch = watch
+
+    def was_touched(self) -> bool:
+        """True if somebody else changed our table since the last look, or if notices were lost."""
+        touched = False
+        while True:
+            try:
+                touched |= any([*self._watch.read(self._notices.recv(_DATAGRAM_BYTES))])
+            except BlockingIOError:
+                return touched
+            except (OSError, ValueError):
+                touched = True
+
+    def close(self) -> None:
+        self._notices.close()

@@ -1,0 +1,59 @@
+"""When the daemon must be restarted: it reads the keys that may dial it only when it starts. Pure.
+
+A restart interrupts what crosses this node for about a second, so it is done at once only for who must be kept out and
+is linked. Otherwise nodes take turns, by their place among those that listen. Nobody waits for a restart to come in:
+members that run already dial the newcomer (`peers.invited`), and it holds the full list of keys from its start.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+SLOT_S: Final = 3.0  # between two nodes; a restart and its links take about 1 s
+SLOTS: Final = 20  # turns before two nodes may have the same: all are done within a minute
+SETTLE_S: Final = 5.0  # for more admissions to come
+PATIENCE_S: Final = 3_600.0  # for a quiet moment
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision rests on. Keys of members; times of one monotonic clock, in seconds."""
+
+    changed: bool  # something else of its configuration is wanted otherwise
+    listens: bool  # somebody can dial us
+    allowed: frozenset[bytes]  # that may dial it as it runs
+    wanted: frozenset[bytes]  # that should be able to
+    linked: frozenset[bytes]  # at the other end of links that they opened
+    silent: frozenset[bytes]  # newcomers that only we can let in: they cannot be dialled
+    evicted_at_s: float  # since when there is somebody to keep out
+    admitted_at_s: float  # since when there is somebody to let in
+    quiet: bool  # nothing of weight crosses this node
+    place: int  # ours, among the members that listen
+
+
+class Due(msgspec.Struct, frozen=True):
+    """A restart, and why."""
+
+    at_s: float
+    reason: str
+
+
+def due(now: Standing) -> Due | None:
+    """The restart to come, if any; in the past means at once."""
+    out, new = now.allowed - now.wanted, now.wanted - now.allowed
+    turn_s = SLOT_S * (now.place % SLOTS)
+    if now.changed:
+        return Due(0.0, "its configuration has changed")
+    if now.linked - now.wanted:
+        return Due(0.0, "a node that is no member is linked")
+    if not now.listens:
+        return None
+    if out:
+        return Due(now.evicted_at_s + turn_s, f"{len(out)} evicted nodes could still dial this one")
+    if new & now.silent:
+        return Due(now.admitted_at_s + SETTLE_S + turn_s, f"{len(new & now.silent)} new nodes wait to dial this one")
+    if new:
+        wait_s = SETTLE_S if now.quiet else PATIENCE_S
+        return Due(now.admitted_at_s + wait_s + turn_s, f"{len(new)} new nodes cannot dial this one yet")
+    return None

@@ -1,0 +1,37 @@
+"""The law between `evaluate` and `compile`, as a function of the compiler, so that mutants of it can be held to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from appliance.policy.directory import Directory
+from appliance.policy.evaluate import Flow, evaluate
+from appliance.policy.filter import Filter
+from appliance.policy.filter_check import Direction, permits
+from appliance.policy.model import Policy
+
+Filters = Callable[[bytes], Filter]  # the filter of a node
+
+
+def crossing(directory: Directory, flows: Iterable[Flow]) -> list[tuple[Flow, bytes, bytes]]:
+    """The flows that cross the mesh, with the nodes of their ends."""
+    found = []
+    for flow in flows:
+        source, target = directory.place(flow.source), directory.place(flow.target)
+        if source is not None and target is not None and source.node != target.node:
+            found.append((flow, source.node, target.node))
+    return found
+
+
+def broken(policy: Policy, directory: Directory, flows: Iterable[Flow], now_ms: int, filters: Filters) -> list[str]:
+    """Where the sender's or the receiver's filter does not say what `evaluate` says; empty if the law holds."""
+    kept: dict[bytes, Filter] = {}
+    faults = []
+    for flow, sender, receiver in crossing(directory, flows):
+        wanted = evaluate(policy, directory, flow, now_ms).allowed
+        for node, direction in ((sender, Direction.OUTBOUND), (receiver, Direction.INBOUND)):
+            if node not in kept:
+                kept[node] = filters(node)
+            if permits(kept[node], direction, flow, now_ms) != wanted:
+                faults.append(f"{direction} at {node[:1].hex()}: {flow} should be {wanted}")
+    return faults

@@ -1,0 +1,151 @@
+"""Small random meshes and policies for the laws: few tags, nested subnets, port ranges whose borders meet.
+
+Everything is drawn from few values, so that rules overlap, deny what others allow, and flows hit the borders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+
+import msgspec
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from appliance.core.prefix import Prefix
+from appliance.policy.directory import Directory, Member, Subnet
+from appliance.policy.evaluate import Flow
+from appliance.policy.model import (
+    MAX_PORT,
+    Action,
+    AnySelector,
+    NodeSelector,
+    Policy,
+    Protocol,
+    Rule,
+    Selector,
+    SelfSelector,
+    Service,
+    SubnetSelector,
+    TagSelector,
+)
+
+NOW_MS = 1_000
+TAGS = ("cell", "hmi", "plc", "robot")
+NODES = tuple(bytes([number]) * 32 for number in range(1, 6))
+ADDRESSES = tuple(bytes([2, number]) + bytes(14) for number in range(1, 6))
+INSIDE = Prefix.parse("fd00::8").address  # an address that a member may have in the middle of somebody's subnet
+PREFIXES = tuple(
+    map(Prefix.parse, ("::/0", "fd00::/16", "fd00::/120", "fd00::/124", "fd00::4/126", "fd00::8/128", "fd00::10/124"))
+)
+PORTS = (0, 1, 79, 80, 81, 443, 502, 503, MAX_PORT - 1, MAX_PORT)
+
+tags = st.frozensets(st.sampled_from(TAGS), max_size=3)
+prefixes = st.sampled_from(PREFIXES)
+selectors: st.SearchStrategy[Selector] = st.one_of(
+    st.builds(TagSelector, st.sampled_from(TAGS)),
+    st.builds(TagSelector, st.sampled_from(TAGS)),
+    st.builds(NodeSelector, st.sampled_from(NODES)),
+    st.builds(SubnetSelector, prefixes),
+    st.just(AnySelector()),
+)
+ported = st.builds(
+    lambda protocol, ends: Service(protocol, min(ends), max(ends)),
+    st.sampled_from([Protocol.TCP, Protocol.TCP, Protocol.UDP, Protocol.SCTP]),
+    st.tuples(st.sampled_from(PORTS), st.sampled_from(PORTS)),
+)
+services = ported | ported | st.builds(Service, st.sampled_from([Protocol.ICMPV6, Protocol.ANY, Protocol.TCP]))
+
+
+def normal(found: Iterable[Service]) -> tuple[Service, ...]:
+    """Services in canonical form: sorted, ranges of a protocol merged."""
+    merged: list[Service] = []
+    for service in sorted(set(found)):
+        if merged and merged[-1].protocol is service.protocol and service.first <= merged[-1].last + 1:
+            merged[-1] = Service(service.protocol, merged[-1].first, max(merged[-1].last, service.last))
+        else:
+            merged.append(service)
+    return tuple(merged)
+
+
+def ordered(found: Iterable[Selector]) -> tuple[Selector, ...]:
+    """Selectors in one order, each once."""
+    return tuple(sorted(set(found), key=lambda selector: (type(selector).__name__, msgspec.msgpack.encode(selector))))
+
+
+actions = st.sampled_from([Action.ALLOW, Action.ALLOW, Action.DENY])
+ends_ms = st.sampled_from([None, None, None, NOW_MS - 1, NOW_MS, NOW_MS + 1, NOW_MS + 5])
+rules = st.builds(
+    lambda action, sources, targets, served, until_ms: Rule(
+        action=action, sources=ordered(sources), targets=ordered(targets), services=normal(served), until_ms=until_ms
+    ),
+    actions,
+    st.lists(selectors, min_size=1, max_size=3),
+    st.lists(selectors | selectors | st.just(SelfSelector()), min_size=1, max_size=3),
+    st.lists(services, min_size=1, max_size=3),
+    ends_ms,
+)
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    """Up to seven rules; some have a twin that differs in what it does and when it ends, so that rules meet."""
+    found = draw(st.lists(rules, max_size=5))
+    twins = [replace(rule, action=draw(actions), until_ms=draw(ends_ms)) for rule in found[:2]]
+    return policy_of(*found, *twins)
+
+
+def policy_of(*found: Rule) -> Policy:
+    """A policy of these rules."""
+    return Policy(rules={rule.id: rule for rule in found})
+
+
+def member(number: int, held: frozenset[str] = frozenset(), address: bytes | None = None) -> Member:
+    """The node with a number, from 0."""
+    return Member(node=NODES[number], name=f"node-{number}", address=address or ADDRESSES[number], tags=held)
+
+
+@st.composite
+def directories(draw: st.DrawFn) -> Directory:
+    """Up to five nodes; at times two claim one address, or one has an address inside a subnet."""
+    numbers = draw(st.sets(st.integers(0, len(NODES) - 1), min_size=1))
+    places = st.sampled_from([None] * 12 + [ADDRESSES[0], INSIDE])
+    members = [member(number, draw(tags), draw(places)) for number in sorted(numbers)]
+    subnets = draw(st.lists(st.builds(Subnet, prefix=prefixes, gateway=st.sampled_from(NODES)), max_size=4))
+    return Directory(members, subnets)
+
+
+def near(addresses: Iterable[bytes]) -> list[bytes]:
+    """Addresses and their neighbours."""
+    numbers = {int.from_bytes(address, "big") + step for address in addresses for step in (-1, 0, 1)}
+    return [number.to_bytes(16, "big") for number in sorted(numbers) if 0 <= number < 1 << 128]
+
+
+BORDERS = near(edge for prefix in PREFIXES for edge in (prefix.first, prefix.last))
+BORDER_PORTS = sorted({beside for port in PORTS for beside in (port - 1, port, port + 1) if 0 <= beside <= MAX_PORT})
+PROTOCOLS = (6, 6, 6, 17, 132, 58, 0, 5, 7, 57, 59, 131, 133, 255)
+
+
+def flows_of(directory: Directory, chance: Random, count: int) -> list[Flow]:
+    """Flows between addresses that mean something in a directory, and now and then a stranger's."""
+    members = list(directory.by_address)
+    inside = [address for address in BORDERS if directory.place(address)] if directory.subnets else []
+    ends = members * 3 + inside + chance.sample(BORDERS, 2) + near(members[:1])
+    hosts = inside or members
+    return [
+        Flow(
+            source=chance.choice(chance.choice((ends, hosts))),
+            target=chance.choice(chance.choice((ends, members))),
+            protocol=chance.choice(PROTOCOLS),
+            port=chance.choice(BORDER_PORTS),
+        )
+        for _ in range(count)
+    ]
+
+
+@st.composite
+def worlds(draw: st.DrawFn, count: int = 30) -> tuple[Policy, Directory, list[Flow]]:
+    """A policy, a directory and flows."""
+    directory = draw(directories())
+    chance = Random(draw(st.integers(0, 1 << 32)))
+    return draw(policies()), directory, flows_of(directory, chance, count)

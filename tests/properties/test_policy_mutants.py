@@ -1,0 +1,193 @@
+"""The law catches a compiler that is wrong: each mutant below changes a line of it, and is found out.
+
+A mutant is the source text with one replacement, loaded in memory together with the modules that build on it. A
+replacement that no longer fits the text fails, so that a changed line takes its mutant along.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from appliance.policy.directory import Directory
+from appliance.policy.evaluate import Flow, evaluate
+from appliance.policy.filter import Filter
+from appliance.policy.model import Policy
+from tests.policy_law import broken
+from tests.policy_worlds import NOW_MS, worlds
+
+CHAIN = [f"appliance.policy.{name}" for name in ("territory", "partition", "pieces", "view", "compile")]
+EXAMPLES = 600  # of which most mutants need less than 50
+
+# what goes wrong, module, text, replacement
+MUTANTS: list[tuple[str, str, str, str]] = [
+    ("a deny is dropped", "view", "if not denying & serving", "if serving"),
+    ("a deny counts as an allow", "pieces", "if piece.action is Action.ALLOW:", "if piece.action:"),
+    ("a deny denies every service", "view", "if not denying & serving", "if not denying"),
+    (
+        "inbound and outbound are swapped",
+        "view",
+        "            inbound=self._inbound,\n            outbound=self._outbound,",
+        "            inbound=self._outbound,\n            outbound=self._inbound,",
+    ),
+    (
+        "ends are swapped",
+        "view",
+        "comes, goes = self._pieces.opened_by(groups), self._pieces.open_to(groups)",
+        "goes, comes = self._pieces.opened_by(groups), self._pieces.open_to(groups)",
+    ),
+    ("a port range is one too wide above", "partition", "toggles[protocol][last + 1]", "toggles[protocol][last + 2]"),
+    ("a port range is one too narrow above", "partition", "toggles[protocol][last + 1]", "toggles[protocol][last]"),
+    (
+        "a port range is one too wide below",
+        "partition",
+        "toggles[protocol][first] ^=",
+        "toggles[protocol][first - 1] ^=",
+    ),
+    (
+        "any is the named protocols only",
+        "partition",
+        "ServiceRange(unnamed, LAST_PROTOCOL, 0, MAX_PORT), everything",
+        "ServiceRange(unnamed, LAST_PROTOCOL, 0, MAX_PORT), 0",
+    ),
+    ("any misses the named protocols", "partition", "mask | everything", "mask"),
+    (
+        "a range of protocols is one too wide",
+        "partition",
+        "ServiceRange(unnamed, protocol - 1",
+        "ServiceRange(unnamed, protocol",
+    ),
+    ("expired rules count", "pieces", "if rule.active(now_ms)", "if rule"),
+    ("the first expiry ends what a second rule allows", "view", "max(ends)", "min(ends)"),
+    (
+        "what one rule allows for ever ends with another",
+        "view",
+        "if len(ends) == len(held) else None",
+        "if ends else None",
+    ),
+    ("an entry outlives its rules", "view", "max(ends)", "max(ends) + 1"),
+    ("a tag counts once", "pieces", "found |= self._by_tag[tag]", "found = self._by_tag[tag]"),
+    ("any does not mean nodes", "pieces", "found = self.anybody |", "found = 0 |"),
+    ("any does not mean hosts", "pieces", "(gateway, self.anybody | (groups or 0))", "(gateway, groups or 0)"),
+    (
+        "hosts have the rights of their gateway",
+        "pieces",
+        "self.anybody | (groups or 0)",
+        "self.by_node.get(gateway, 0) | self.anybody | (groups or 0)",
+    ),
+    (
+        "a subnet selector means only the outermost prefix",
+        "pieces",
+        "lambda outer, inner: outer | inner",
+        "lambda outer, inner: outer",
+    ),
+    (
+        "a subnet selector means only the innermost prefix",
+        "pieces",
+        "lambda outer, inner: outer | inner",
+        "lambda outer, inner: inner",
+    ),
+    (
+        "node selectors are forgotten for peers",
+        "compile",
+        "self._pieces.by_node.keys() & self._directory.members.keys()",
+        "()",
+    ),
+    ("the shortest subnet has a host", "territory", "lambda _, inner: inner", "lambda outer, _: outer"),
+    ("the last of equal subnets has a host", "territory", "in reversed(directory.subnets)", "in directory.subnets"),
+    (
+        "a subnet reaches one address too far",
+        "territory",
+        "(number(prefix.last), combine",
+        "(number(prefix.last) + 1, combine",
+    ),
+    (
+        "a member inside a subnet is its host",
+        "territory",
+        "Stretch(first, address - 1, gateway)",
+        "Stretch(first, address, gateway)",
+    ),
+    ("classes that collide are one", "view", "while free in taken", "while free not in taken"),
+    (
+        "far ends that differ in one group are one class",
+        "view",
+        "1 << pieces.pieces[piece].source",
+        "0 << pieces.pieces[piece].source",
+    ),
+    (
+        "the higher of two ids has a contested address",
+        "compile",
+        "self._directory.by_address[member.address].node == member.node",
+        "True",
+    ),
+    ("hosts behind the node are forgotten", "compile", "if gateway == member.node\n", "if gateway != gateway\n"),
+    ("hosts behind others are forgotten", "compile", "if gateway != node]", "if gateway != gateway]"),
+]
+
+
+def modules(mutated: str = "", text: str = "", replacement: str = "") -> dict[str, ModuleType]:
+    """Fresh copies of the compiler's modules, one of them changed. The program's own stay what they are."""
+    kept = {name: importlib.import_module(name) for name in CHAIN}
+    fresh: dict[str, ModuleType] = {}
+    try:
+        for name in CHAIN:
+            path = Path(str(kept[name].__file__))
+            source = path.read_text(encoding="utf-8")
+            if name.rpartition(".")[2] == mutated:
+                assert source.count(text) == 1, f"{text!r} stands {source.count(text)} times in {path.name}"
+                source = source.replace(text, replacement)
+            sys.modules[name] = fresh[name] = ModuleType(name)
+            exec(compile(source, str(path), "exec"), fresh[name].__dict__)  # noqa: S102 - our own source
+    finally:
+        sys.modules.update(kept)
+    return fresh
+
+
+def law(chain: dict[str, ModuleType]) -> Callable[[], None]:
+    """The law as a test of these modules: now and a little later, with numbers of 32 bits and of 2."""
+
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(worlds(60), st.sampled_from([2, 32]))
+    def holds(world: tuple[Policy, Directory, list[Flow]], number_bits: int) -> None:
+        policy, directory, drawn = world
+        compiler = chain[CHAIN[-1]].Compiler(number_bits=number_bits)
+        compiler.set_directory(directory)
+        compiler.set_policy(policy, NOW_MS)
+        filters: Callable[[bytes], Filter] = compiler.filter
+        assert broken(policy, directory, drawn, NOW_MS, filters) == []
+        exact_ms = chain[CHAIN[-1]].next_change_ms(policy, NOW_MS)
+        for later_ms in {exact_ms - 1, exact_ms} if exact_ms is not None else {NOW_MS + 10}:
+            lasting = [flow for flow in drawn if later_ms != exact_ms or _same(policy, directory, flow, later_ms)]
+            assert broken(policy, directory, lasting, later_ms, filters) == []
+
+    return holds
+
+
+def _same(policy: Policy, directory: Directory, flow: Flow, later_ms: int) -> bool:
+    """False where a deny ends: the filter must be made again, and is narrower until then."""
+    now, later = (evaluate(policy, directory, flow, at_ms) for at_ms in (NOW_MS, later_ms))
+    return now.allowed or not later.allowed
+
+
+def test_the_compiler_itself_keeps_the_law() -> None:
+    law(modules())()
+
+
+@pytest.mark.parametrize("what, module, text, replacement", MUTANTS, ids=[row[0] for row in MUTANTS])
+def test_a_mutant_breaks_the_law(what: str, module: str, text: str, replacement: str) -> None:
+    with pytest.raises((AssertionError, LookupError, OverflowError, ExceptionGroup)):
+        law(modules(module, text, replacement))()
