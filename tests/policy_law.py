@@ -24,14 +24,19 @@ def crossing(directory: Directory, flows: Iterable[Flow]) -> list[tuple[Flow, by
 
 
 def broken(policy: Policy, directory: Directory, flows: Iterable[Flow], now_ms: int, filters: Filters) -> list[str]:
-    """Where the sender's or the receiver's filter does not say what `evaluate` says; empty if the law holds."""
-    kept: dict[bytes, Filter] = {}
+    """Where a filter does not say what `evaluate` says; empty if the law holds.
+
+    The sender's node permits what is allowed, and so does the receiver's; no other node permits any of it, and nobody
+    what has no two nodes at its ends.
+    """
+    made = {node: filters(node) for node in directory.members}
     faults = []
-    for flow, sender, receiver in crossing(directory, flows):
-        wanted = evaluate(policy, directory, flow, now_ms).allowed
-        for node, direction in ((sender, Direction.OUTBOUND), (receiver, Direction.INBOUND)):
-            if node not in kept:
-                kept[node] = filters(node)
-            if permits(kept[node], direction, flow, now_ms) != wanted:
-                faults.append(f"{direction} at {node[:1].hex()}: {flow} should be {wanted}")
+    for flow in flows:
+        ends = next(((sender, receiver) for _, sender, receiver in crossing(directory, [flow])), (None, None))
+        allowed = evaluate(policy, directory, flow, now_ms).allowed
+        for node, held in made.items():
+            for direction, end in ((Direction.OUTBOUND, ends[0]), (Direction.INBOUND, ends[1])):
+                wanted = allowed and node == end
+                if permits(held, direction, flow, now_ms) != wanted:
+                    faults.append(f"{direction} at {node[:1].hex()}: {flow} should be {wanted}")
     return faults

@@ -14,9 +14,11 @@ from msgspec.structs import replace
 
 from appliance.core.prefix import Prefix
 from appliance.policy.directory import Directory, Member, Subnet
-from appliance.policy.evaluate import Flow
+from appliance.policy.evaluate import Flow, selects
 from appliance.policy.model import (
     MAX_PORT,
+    NUMBERS,
+    WITH_PORTS,
     Action,
     AnySelector,
     NodeSelector,
@@ -38,7 +40,9 @@ INSIDE = Prefix.parse("fd00::8").address  # an address that a member may have in
 PREFIXES = tuple(
     map(Prefix.parse, ("::/0", "fd00::/16", "fd00::/120", "fd00::/124", "fd00::4/126", "fd00::8/128", "fd00::10/124"))
 )
-PORTS = (0, 1, 79, 80, 81, 443, 502, 503, MAX_PORT - 1, MAX_PORT)
+PORTS = (0, 79, 80, 502, 503, MAX_PORT)
+
+ENDS_MS = (None, None, None, NOW_MS - 1, NOW_MS, NOW_MS + 1, NOW_MS + 5)
 
 tags = st.frozensets(st.sampled_from(TAGS), max_size=3)
 prefixes = st.sampled_from(PREFIXES)
@@ -74,7 +78,7 @@ def ordered(found: Iterable[Selector]) -> tuple[Selector, ...]:
 
 
 actions = st.sampled_from([Action.ALLOW, Action.ALLOW, Action.DENY])
-ends_ms = st.sampled_from([None, None, None, NOW_MS - 1, NOW_MS, NOW_MS + 1, NOW_MS + 5])
+ends_ms = st.sampled_from(ENDS_MS)
 rules = st.builds(
     lambda action, sources, targets, served, until_ms: Rule(
         action=action, sources=ordered(sources), targets=ordered(targets), services=normal(served), until_ms=until_ms
@@ -100,6 +104,9 @@ def policy_of(*found: Rule) -> Policy:
     return Policy(rules={rule.id: rule for rule in found})
 
 
+World = tuple[Policy, Directory, list[Flow]]
+
+
 def member(number: int, held: frozenset[str] = frozenset(), address: bytes | None = None) -> Member:
     """The node with a number, from 0."""
     return Member(node=NODES[number], name=f"node-{number}", address=address or ADDRESSES[number], tags=held)
@@ -109,7 +116,7 @@ def member(number: int, held: frozenset[str] = frozenset(), address: bytes | Non
 def directories(draw: st.DrawFn) -> Directory:
     """Up to five nodes; at times two claim one address, or one has an address inside a subnet."""
     numbers = draw(st.sets(st.integers(0, len(NODES) - 1), min_size=1))
-    places = st.sampled_from([None] * 12 + [ADDRESSES[0], INSIDE])
+    places = st.sampled_from([None] * 8 + [ADDRESSES[0], INSIDE])
     members = [member(number, draw(tags), draw(places)) for number in sorted(numbers)]
     subnets = draw(st.lists(st.builds(Subnet, prefix=prefixes, gateway=st.sampled_from(NODES)), max_size=4))
     return Directory(members, subnets)
@@ -126,26 +133,86 @@ BORDER_PORTS = sorted({beside for port in PORTS for beside in (port - 1, port, p
 PROTOCOLS = (6, 6, 6, 17, 132, 58, 0, 5, 7, 57, 59, 131, 133, 255)
 
 
-def flows_of(directory: Directory, chance: Random, count: int) -> list[Flow]:
-    """Flows between addresses that mean something in a directory, and now and then a stranger's."""
+def flows_of(policy: Policy, directory: Directory, chance: Random, count: int) -> list[Flow]:
+    """Flows: most aimed at a rule and the borders of its services, others anywhere, now and then a stranger's."""
     members = list(directory.by_address)
-    inside = [address for address in BORDERS if directory.place(address)] if directory.subnets else []
-    ends = members * 3 + inside + chance.sample(BORDERS, 2) + near(members[:1])
-    hosts = inside or members
-    return [
-        Flow(
-            source=chance.choice(chance.choice((ends, hosts))),
-            target=chance.choice(chance.choice((ends, members))),
-            protocol=chance.choice(PROTOCOLS),
-            port=chance.choice(BORDER_PORTS),
-        )
-        for _ in range(count)
+    hosts = [address for address in BORDERS if directory.place(address)] if directory.subnets else []
+    anywhere = members * 3 + hosts + chance.sample(BORDERS, 2) + near(members[:1])
+    known = [(address, place.subject) for address in members + hosts if (place := directory.place(address))]
+    pieces = [(rule, *piece) for rule in policy.rules.values() for piece in rule.pieces()]
+    aimed = [
+        (rule, sources, targets)
+        for rule, *sides in pieces
+        for sources, targets in [[[at for at, who in known if any(selects(s, who) for s in side)] for side in sides]]
+        if sources and targets
     ]
+    found = []
+    for _ in range(count):
+        protocol, port = chance.choice(PROTOCOLS), chance.choice(BORDER_PORTS)
+        source, target = chance.choice(anywhere), chance.choice(anywhere)
+        if aimed and chance.random() < 0.8:
+            rule, sources, targets = chance.choice(aimed)
+            source, target = chance.choice(sources), chance.choice(targets)
+            service = chance.choice(rule.services)
+            protocol = NUMBERS.get(service.protocol, protocol)
+            port = chance.choice([at for at in BORDER_PORTS if service.first - 1 <= at <= service.last + 1])
+        found.append(Flow(source=source, target=target, protocol=protocol, port=port))
+    return found
 
 
 @st.composite
-def worlds(draw: st.DrawFn, count: int = 30) -> tuple[Policy, Directory, list[Flow]]:
+def worlds(draw: st.DrawFn, count: int = 30) -> World:
     """A policy, a directory and flows."""
-    directory = draw(directories())
-    chance = Random(draw(st.integers(0, 1 << 32)))
-    return draw(policies()), directory, flows_of(directory, chance, count)
+    policy, directory = draw(policies()), draw(directories())
+    return policy, directory, flows_of(policy, directory, Random(draw(st.integers(0, 1 << 32))), count)
+
+
+def world_of(chance: Random, count: int = 40) -> World:
+    """The same from plain chance: no shrinking, but every world another one, and sooner made than drawn."""
+    found = [_rule_of(chance) for _ in range(chance.randint(1, 5))]
+    twins = [
+        replace(rule, action=chance.choice(list(Action)), until_ms=chance.choice(ENDS_MS))
+        for rule in found
+        if chance.random() < 0.5
+    ]
+    places = [None] * 6 + [ADDRESSES[0], INSIDE]
+    members = [
+        member(number, frozenset(chance.sample(TAGS, chance.randint(0, 3))), chance.choice(places))
+        for number in chance.sample(range(len(NODES)), chance.randint(2, len(NODES)))
+    ]
+    subnets = [
+        Subnet(prefix=chance.choice(PREFIXES), gateway=chance.choice(members).node) for _ in range(chance.randint(0, 4))
+    ]
+    policy, directory = policy_of(*found, *twins), Directory(members, subnets)
+    return policy, directory, flows_of(policy, directory, chance, count)
+
+
+def _rule_of(chance: Random) -> Rule:
+    return Rule(
+        action=chance.choice([Action.ALLOW, Action.ALLOW, Action.DENY]),
+        sources=ordered(_selector_of(chance) for _ in range(chance.randint(1, 2))),
+        targets=ordered(
+            SelfSelector() if chance.random() < 0.15 else _selector_of(chance) for _ in range(chance.randint(1, 2))
+        ),
+        services=normal(_service_of(chance) for _ in range(chance.randint(1, 3))),
+        until_ms=chance.choice(ENDS_MS),
+    )
+
+
+def _selector_of(chance: Random) -> Selector:
+    return chance.choice(
+        [
+            TagSelector(chance.choice(TAGS)),
+            TagSelector(chance.choice(TAGS)),
+            NodeSelector(chance.choice(NODES)),
+            SubnetSelector(chance.choice(PREFIXES)),
+            AnySelector(),
+        ]
+    )
+
+
+def _service_of(chance: Random) -> Service:
+    protocol = chance.choice([Protocol.TCP, Protocol.TCP, Protocol.UDP, *Protocol])
+    if protocol not in WITH_PORTS or chance.random() < 0.1:
+        return Service(protocol)
+    return Service(protocol, *sorted((chance.choice(PORTS), chance.choice(PORTS))))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import click
 
-from appliance.cli.problem import RemoteError
+from appliance.cli.problem import RemoteError, further
 from appliance.core import paths
 from appliance.core.errors import X0tError, error
 from appliance.core.printable import printable
@@ -32,7 +32,6 @@ NOUNS = {  # noun: (module, what it says of itself)
     "role": ("role", "Who may do what: grants and revocations."),
     "tag": ("tag", "Tags of nodes."),
 }
-MORE = "also_"  # details of an error that are further errors
 UNEXPECTED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it; also for a no to a question
 
@@ -115,9 +114,8 @@ def _refuse(err: X0tError | RemoteError) -> int:
     if os.environ.get("X0T_DEBUG"):
         raise err
     say(f"x0t: {err}", err.hint)
-    for name, text in err.detail.items() if isinstance(err, X0tError) else ():
-        if name.startswith(MORE):
-            say(f"  also {text}", "")
+    for text in further(err):
+        say(f"  also {text}", "")
     return err.exit_code
 
 

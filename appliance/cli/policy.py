@@ -234,7 +234,8 @@ def _read(file: Path) -> str:
 
 
 def _seconds(within: str | None) -> int | None:
-    return None if within is None else units.parse_duration_ms(within) // 1000
+    """Whole seconds, at least as long: a short time must not become none, which means never."""
+    return None if within is None else -(-units.parse_duration_ms(within) // 1000)
 
 
 def _standing(state: PolicyState) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.problem import RemoteError
+from appliance.cli.problem import RemoteError, further
 from appliance.core.errors import X0tError, error
 
 FALLBACK = "sensible-editor"  # Debian's choice of the administrator
@@ -29,16 +29,19 @@ def edit_text(text: str, attempt: Callable[[str], None], talk: Callable[[str], N
         file.write(text)
     while True:
         _open(draft)
-        typed = draft.read_text(encoding="utf-8")
+        typed = draft.read_text(encoding="utf-8", errors="surrogateescape")  # what is no UTF-8 is refused further on
         if typed == text:
             draft.unlink()
             return False
         try:
             attempt(typed)
         except (X0tError, RemoteError, click.Abort) as err:
-            talk(f"x0t: {err}")
             talk(f"What you typed is in {draft}.")
-            if not (sys.stdin and sys.stdin.isatty() and click.confirm("Edit it again?", default=True, err=True)):
+            if not (sys.stdin and sys.stdin.isatty()):
+                raise
+            for text in (f"x0t: {err}" if str(err) else "x0t: stopped.", *further(err)):
+                talk(text)
+            if not click.confirm("Edit it again?", default=True, err=True):
                 raise
         else:
             draft.unlink()

@@ -6,6 +6,8 @@ import msgspec
 
 from appliance.core.errors import ERRORS, X0tError, error
 
+MORE = "also_"  # details of an error that are further errors
+
 
 class Problem(msgspec.Struct):
     """The members that we use; others are ignored, as RFC 9457 section 3.2 asks."""
@@ -29,3 +31,8 @@ class RemoteError(Exception):
 def as_error(problem: Problem) -> X0tError | RemoteError:
     """The exception to raise for a problem."""
     return error(problem.key, **problem.params) if problem.key in ERRORS else RemoteError(problem)
+
+
+def further(err: Exception) -> list[str]:
+    """What else is wrong, where an error tells of several things, such as the mistakes of one text."""
+    return [text for name, text in err.detail.items() if name.startswith(MORE)] if isinstance(err, X0tError) else []

@@ -7,6 +7,7 @@ with the moment at which it is taken back; a confirmation removes the note. What
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,7 @@ class Confirmation:
         self._policy = policy
         self._pending: Pending | None = None
         self._is_read = False
+        self._turn = asyncio.Lock()  # of whoever makes, keeps or undoes the change
         self._changed = asyncio.Event()
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("policy")
 
@@ -47,47 +49,59 @@ class Confirmation:
         """When the change is undone; 0 if none waits."""
         return self._pending.by_ms if self._pending else 0
 
-    async def begin(self, before: bytes, by_ms: int) -> None:
-        """Note that a change follows. Raises `policy.waiting` while another waits."""
-        await self._read()
-        if self._pending is not None:
-            raise error("policy.waiting")
-        await self._keep(Pending(before.hex(), "", by_ms))
+    async def change(self, before: bytes, by_ms: int, write: Callable[[], Awaitable[Written]]) -> Written:
+        """Make a change that is undone at that moment unless somebody confirms. `before`: the revision in force.
 
-    async def made(self, written: Written) -> None:
-        """The change was written: from here on it is undone unless confirmed."""
-        if self._pending is not None:
-            await self._keep(msgspec.structs.replace(self._pending, after=written.revision.hex()))
-
-    async def forget(self) -> None:
-        """The change was confirmed, or was not made."""
-        await self._keep(None)
+        Raises `policy.waiting` while another waits, and what `write` raises. Where it does not come back, the note
+        stays, and what it wrote is undone when it is due.
+        """
+        async with self._turn:
+            await self._read()
+            if self._pending is not None:
+                raise error("policy.waiting")
+            pending = Pending(before.hex(), "", by_ms)
+            await self._keep(pending)
+            try:
+                written = await write()
+            except X0tError:
+                await self._keep(None)
+                raise
+            await self._keep(msgspec.structs.replace(pending, after=written.revision.hex()))
+            return written
 
     async def confirm(self) -> None:
         """Keep the change. Raises `policy.no_confirmation`."""
-        await self._read()
-        if self._pending is None:
-            raise error("policy.no_confirmation")
-        await self.forget()
+        async with self._turn:
+            await self._read()
+            if self._pending is None:
+                raise error("policy.no_confirmation")
+            await self._keep(None)
 
     async def run(self) -> None:
         """Undo what is not confirmed in time, for ever."""
-        await self._read()
+        async with self._turn:
+            await self._read()
         while True:
             self._changed.clear()
-            pending = self._pending
-            left_s = max(0.0, (pending.by_ms - self._replica.now_ms()) / 1000) if pending else None
             try:
-                async with asyncio.timeout(left_s):
+                async with asyncio.timeout(self._left_s()):
                     await self._changed.wait()
             except TimeoutError:
-                if pending is not None and not await self._undo(pending):
+                async with self._turn:
+                    is_settled = await self._undo()
+                if not is_settled:
                     await asyncio.sleep(RETRY_S)
 
-    async def _undo(self, pending: Pending) -> bool:
-        """True if there is nothing left to undo."""
+    def _left_s(self) -> float | None:
+        return max(0.0, (self._pending.by_ms - self._replica.now_ms()) / 1000) if self._pending else None
+
+    async def _undo(self) -> bool:
+        """True unless there is something to undo that could not be. Nothing is if it was confirmed at this moment."""
+        pending = self._pending
+        if pending is None or self._left_s():
+            return True
         try:
-            after = bytes.fromhex(pending.after) or await self._unnoted(pending)
+            after = await self._made(pending)
             if after:
                 await self._policy.undo(bytes.fromhex(pending.before), after)
                 self._log.warning(events.POLICY_UNDONE, revision=after.hex())
@@ -95,13 +109,15 @@ class Confirmation:
             if err.key != "policy.unchanged":  # else somebody took it back already
                 self._log.error(events.POLICY_UNDO_FAILED, error=str(err))
                 return False
-        await self.forget()
+        await self._keep(None)
         return True
 
-    async def _unnoted(self, pending: Pending) -> bytes:
-        """The change that was written just before a crash, before it could be noted; empty if there is none."""
+    async def _made(self, pending: Pending) -> bytes:
+        """The change to undo: as noted, or as written just before a crash. Empty if it was not made, or lost its effect."""
         history = (await self._policy.snapshot()).history
         known = [each.change.hex() for each in history]
+        if pending.after:
+            return bytes.fromhex(pending.after) if pending.after in known else b""
         later = history[known.index(pending.before) + 1 :] if pending.before in known else history
         mine = [each.change for each in later if each.author == self._replica.node]
         return mine[-1] if mine else b""
@@ -110,13 +126,13 @@ class Confirmation:
         """What a daemon before this one left."""
         if self._is_read:
             return
-        self._is_read = True
         try:
             self._pending = msgspec.json.decode(await asyncio.to_thread(self._file.read_bytes), type=Pending)
         except FileNotFoundError:
             pass
         except (OSError, msgspec.MsgspecError) as err:
             raise error("config.file", path=self._file, reason=str(err)) from err
+        self._is_read = True
 
     async def _keep(self, pending: Pending | None) -> None:
         if pending is None:

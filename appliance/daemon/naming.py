@@ -7,7 +7,7 @@ from appliance.core.ids import NodeId
 from appliance.core.prefix import address_text, parse_address
 from appliance.policy.directory import Directory
 from appliance.policy.evaluate import Flow
-from appliance.policy.model import NUMBERS, WITH_PORTS, Protocol
+from appliance.policy.model import MAX_PORT, NUMBERS, WITH_PORTS, Protocol
 from appliance.policy.names import find_nodes, parse_service
 from appliance.policy.text import nearest
 from appliance.policy.wording import node_name
@@ -30,11 +30,12 @@ def find_address(text: str, directory: Directory) -> bytes:
 def find_service(text: str) -> tuple[int, int]:
     """Protocol number and port of one service, such as tcp/443 or icmpv6. Raises `network.service`."""
     service = parse_service(text)
-    if service is None or service.protocol is Protocol.ANY:
+    has_port = "/" in text
+    if service is None or service.protocol is Protocol.ANY or has_port != (service.protocol in WITH_PORTS):
         raise error("network.service", text=text)
-    if service.protocol not in WITH_PORTS:
+    if not has_port:
         return NUMBERS[service.protocol], 0
-    if service.first != service.last or "/" not in text:
+    if service.first != service.last or not 0 < service.first <= MAX_PORT:
         raise error("network.service", text=text)
     return NUMBERS[service.protocol], service.first
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -19,10 +19,7 @@ import structlog
 from appliance.core.errors import X0tError
 from appliance.daemon import events
 from appliance.daemon.supervisor import Job
-from appliance.netstack.nft.conntrack import Conversation
 from appliance.netstack.yggdrasil.config import peer_password
-from appliance.netstack.yggdrasil.key import YggdrasilKey
-from appliance.netstack.yggdrasil.manager import Yggdrasil
 from appliance.netstack.yggdrasil.records import Candidate, Wanted
 from appliance.policy.compile import Compiler, next_change_ms
 from appliance.policy.directory import Directory
@@ -37,6 +34,11 @@ from appliance.replica.queries import Queries
 from appliance.replica.reports import NetworkView
 from appliance.replica.rows import AttachmentRow
 from appliance.replica.service import Replica
+
+if TYPE_CHECKING:  # their drivers take 8 MiB, which a node without a network need not spend
+    from appliance.netstack.nft.conntrack import Conversation
+    from appliance.netstack.yggdrasil.key import YggdrasilKey
+    from appliance.netstack.yggdrasil.manager import Yggdrasil
 
 RETRY_MIN_S: Final = 0.25
 RETRY_MAX_S: Final = 10.0
@@ -139,19 +141,23 @@ class Network:
 
     async def _enforce(self) -> None:
         """Prepare, then a round whenever something moved or a rule is over; a failed one is tried again."""
-        await self.kernel.firewall.prepare()
-        self._say(is_prepared=True)
-        self._prepared.set()
         wait_s: float | None = 0.0
         retry_s = RETRY_MIN_S
         while True:
             await self._after(wait_s)
             try:
+                if not self._prepared.is_set():
+                    await self._prepare()
                 wait_s, retry_s = await self._round(), RETRY_MIN_S
             except X0tError as err:
                 self._log.error(events.NETWORK_BLOCKED, error=str(err))
                 self._say(blocked=str(err))
                 wait_s, retry_s = retry_s, min(RETRY_MAX_S, retry_s * 2)
+
+    async def _prepare(self) -> None:
+        await self.kernel.firewall.prepare()
+        self._say(is_prepared=True)
+        self._prepared.set()
 
     async def _after(self, wait_s: float | None) -> None:
         """Wait for a move, or so long."""
@@ -169,20 +175,24 @@ class Network:
         now_ms = self._mesh.replica.now_ms()
         self.roster = roster_of(view)
         self._is_attached = any(self._is_ours(row) for row in view.attachments)
+        self._want(view)  # first: whom we have links with does not hang on a policy that does not fit
         wanted = self._compile(course.policy, now_ms)
-        self._want(view)
         applied = await self.kernel.firewall.apply(wanted)
         self._applied(wanted, applied, course.policy)
         due_ms = next_change_ms(course.policy, now_ms)
         return None if due_ms is None else max(0.0, (due_ms - now_ms) / 1000)
 
     def _compile(self, policy: Policy, now_ms: int) -> Filter:
-        """What this node must enforce. A node that has no place in the mesh is a stranger itself: nothing passes."""
-        own = self._mesh.replica.node
+        """What this node must enforce. A node that has no place in the mesh is a stranger itself: nothing passes.
+
+        So is one whose place is still that of another key of the network.
+        """
+        own, address = self._mesh.replica.node, self.kernel.yggdrasil.state.address
         self._compiler.set_directory(self.roster.directory)
         self._compiler.set_policy(policy, now_ms)
-        if own not in self.roster.directory.members:
-            return Filter(own=self.kernel.yggdrasil.state.address)
+        place = self.roster.directory.members.get(own)
+        if place is None or place.address != address:
+            return Filter(own=address)
         return self._compiler.filter(own)
 
     def _want(self, view: NetworkView) -> None:

@@ -22,12 +22,6 @@ from appliance.daemon.supervisor import contain
 from appliance.daemon.sync_driver import SyncDriver
 from appliance.daemon.target import Target
 from appliance.daemon.witness import WITNESS_PATH, Witness
-from appliance.netstack.nft.firewall import NftFirewall
-from appliance.netstack.nft.skeleton import MeshTable
-from appliance.netstack.yggdrasil.key import create_key as create_yggdrasil_key
-from appliance.netstack.yggdrasil.key import load_key as load_yggdrasil_key
-from appliance.netstack.yggdrasil.manager import Yggdrasil
-from appliance.netstack.yggdrasil.records import Place
 from appliance.replica.authoring import Identity
 from appliance.replica.engine import Engine
 from appliance.replica.service import Replica, Writer
@@ -94,9 +88,15 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
 
 def _network(config: Config, mesh: FollowedMesh, directory: Path) -> Network:
     """The mesh network of this node; nothing is started or changed yet."""
+    from appliance.netstack.nft.firewall import NftFirewall
+    from appliance.netstack.nft.skeleton import MeshTable
+    from appliance.netstack.yggdrasil.key import create_key, load_key
+    from appliance.netstack.yggdrasil.manager import Yggdrasil
+    from appliance.netstack.yggdrasil.records import Place
+
     settings, name = config.network, network_name(mesh.descriptor.mesh)
     path = directory / "yggdrasil.pem"
-    key = load_yggdrasil_key(path) if path.exists() else create_yggdrasil_key(path)
+    key = load_key(path) if path.exists() else create_key(path)
     place = Place(
         mesh=mesh.descriptor.mesh,
         interface=settings.interface,

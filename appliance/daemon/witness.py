@@ -20,6 +20,7 @@ from appliance.policy.directory import Directory
 from appliance.policy.enforcement import Stage
 from appliance.policy.evaluate import Flow
 from appliance.policy.filter_check import Direction, permits
+from appliance.policy.model import MAX_PORT
 from appliance.transport.peers import PeerIdentity
 from appliance.transport.stream import Stream
 
@@ -27,15 +28,16 @@ WITNESS_PATH: Final = "/x0t/witness/1"
 ASK_S: Final = 5.0
 MAX_AGE_MS: Final = 60_000  # twice the longest probe
 _LISTENING: Final = {6: ("tcp6", "0A"), 17: ("udp6", "07")}  # protocol: file of /proc/net, state of a socket that waits
+Address = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A flow that was tried just now; addresses of 16 bytes."""
+    """A flow that was tried just now."""
 
-    source: bytes
-    target: bytes
-    protocol: int
-    port: int
+    source: Address
+    target: Address
+    protocol: Annotated[int, msgspec.Meta(ge=0, le=255)]  # IANA number
+    port: Annotated[int, msgspec.Meta(ge=0, le=MAX_PORT)]
     age_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_AGE_MS)]  # since the first packet was sent: clocks may differ
 
 
@@ -75,7 +77,7 @@ class Witness:
 
 async def ask(flow: Flow, age_ms: int, open_stream: Callable[[], Awaitable[Stream]]) -> Receiver | None:
     """What the receiver's node says about a probe; None if it cannot be asked, or does not say."""
-    question = Question(flow.source, flow.target, flow.protocol, flow.port, min(age_ms, MAX_AGE_MS))
+    question = Question(flow.source, flow.target, flow.protocol, flow.port, max(0, min(age_ms, MAX_AGE_MS)))
     try:
         async with asyncio.timeout(ASK_S):
             stream = await open_stream()

@@ -172,13 +172,13 @@ CASES: Final = (
     Case(
         _answers(Answer.PROHIBITED),
         DiedAt.RECEIVER_RULE,
-        "A firewall at {by} forbids {service} to {target}.",
+        "A firewall forbids {service} to {target}, says {by}.",
         "It is not ours, which is silent: ask who runs it.",
     ),
     Case(
         _answers(Answer.UNREACHABLE),
         DiedAt.NO_LISTENER,
-        "{by} cannot reach {target}.",
+        "Nobody can reach {target}, says {by}.",
         "The host is off, or its gateway does not see it on its network.",
     ),
     Case(
@@ -242,7 +242,7 @@ def conclude(observed: Observation) -> Finding:
     sentence = case.sentence.format(
         service=order.service,
         target=f"{order.target_name} ({address})" if order.target_name else address,
-        by="this node" if seen.by is None else address_text(seen.by),
+        by="the kernel of this node" if seen.by is None else address_text(seen.by),
         stage="" if stage is None else stage.value,
         ms="?" if seen.round_trip_ms is None else f"{seen.round_trip_ms:.2f}",
     )

@@ -127,7 +127,7 @@ class PolicyService:
     async def content(self, revision: bytes) -> Policy:
         """The policy as a revision left it. Raises `policy.no_revision`, `policy.document`."""
         _, history = await self._follow()
-        return Reader().read(content_at(history, revision))
+        return await self._do(lambda: Reader().read(content_at(history, revision)))
 
     def judge(self, policy: Policy) -> tuple[Failure, ...]:
         """The tests of a policy that fail now."""
@@ -164,7 +164,7 @@ class PolicyService:
         was = await self.content(before) if before else EMPTY
         made = await self.content(after)
         _, history = await self._follow()
-        now = Reader().read(content_at(history, history[-1].change))
+        now = await self.content(history[-1].change)
         return await self.apply(
             Policy(
                 rules=_undone(now.rules, was.rules, made.rules),
@@ -193,8 +193,9 @@ class PolicyService:
         head = history[-1].change if history else b""
         if if_head is not None and if_head != head:
             raise await self._changed()
+        marker = secrets.token_bytes(MARKER_BYTES)
         old = content_at(history, head) if head else {}
-        planned = parts(*edit(old, policy), secrets.token_bytes(MARKER_BYTES))
+        planned = await self._do(lambda: parts(*edit(old, policy), marker))
         if not planned:
             raise error("policy.unchanged")
         return head, planned

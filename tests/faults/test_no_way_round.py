@@ -15,8 +15,7 @@ from contextlib import suppress
 import pytest
 
 from appliance.core.prefix import address_text, parse_address
-from appliance.policy.model import EMPTY, Action, AnySelector, Policy, Protocol, Rule, Service
-from tests.policy_worlds import policy_of
+from appliance.policy.model import EMPTY, Policy, Protocol, Service
 from tests.probes.packets import (
     DESTINATION_OPTIONS,
     ECHO_REPLY,
@@ -46,6 +45,7 @@ from tests.probes.scene import (
     V4,
     V4_HOST,
     Scene,
+    allowing,
     datagram,
     icmpv6,
     ipv4,
@@ -58,10 +58,6 @@ MAPPED = parse_address("::ffff:10.9.0.2")
 PAD_N = bytes((1, 4, 0, 0, 0, 0))
 TO_GATEWAY = MESH[PEER], MESH[GATEWAY]
 CUT_S = 1.0  # issue: a revoked flow stops within 1 s
-
-
-def allowing(*services: Service) -> Policy:
-    return policy_of(Rule(action=Action.ALLOW, sources=(AnySelector(),), targets=(AnySelector(),), services=services))
 
 
 ALL = allowing(Service(Protocol.ANY))

@@ -102,7 +102,11 @@ def draw_round(chance: Random, of: Mesh, now_ms: int) -> Round:
 
 
 def draw_probes(chance: Random, rounds: Sequence[Round], count: int, first: int) -> list[Probe]:
-    """Probes of a round, numbered from `first`. A flow without ports is tried once, in one direction."""
+    """Probes of a round, numbered from `first`.
+
+    What has no source port of its own is tried once between two addresses, or one probe would belong to the
+    conversation of another.
+    """
     places = {at.mesh.name: _addresses(at) for at in rounds}
     tried: set[frozenset[object]] = set()
     found: list[Probe] = []
@@ -111,7 +115,7 @@ def draw_probes(chance: Random, rounds: Sequence[Round], count: int, first: int)
         source = chance.choice(places[chance.choice(list(places)) if chance.random() < 0.1 else to])
         target = chance.choice(places[to])
         kind, protocol, port = _service(chance)
-        if protocol in {*PLAIN, GRE} or kind is Kind.NO_ECHO:
+        if protocol in {*PLAIN, GRE} or kind in {Kind.NO_ECHO, Kind.BIG}:  # without a source port of their own
             key = frozenset((source, target, protocol, port))
             if key in tried:
                 continue

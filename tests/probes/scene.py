@@ -23,7 +23,8 @@ from appliance.netstack.nft.skeleton import MeshTable
 from appliance.policy.compile import compile_filter
 from appliance.policy.directory import Directory, Member, Subnet
 from appliance.policy.enforcement import Applied
-from appliance.policy.model import Policy
+from appliance.policy.model import Action, AnySelector, Policy, Rule, Service
+from tests.policy_worlds import policy_of
 from tests.probes.flight import Flight, one_processor
 from tests.probes.ground import waiting
 from tests.probes.packets import ICMPV6, UDP, checksum, ipv6
@@ -43,6 +44,11 @@ SPORT = 40_000
 
 _ETH_P_ALL, _PACKET_IGNORE_OUTGOING, _SOL_PACKET = 3, 23, 263
 IPV6, IPV4 = 0x86DD, 0x0800  # of frames
+
+
+def allowing(*services: Service) -> Policy:
+    """A policy that lets anybody open these to anybody."""
+    return policy_of(Rule(action=Action.ALLOW, sources=(AnySelector(),), targets=(AnySelector(),), services=services))
 
 
 class Scene:

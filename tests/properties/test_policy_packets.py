@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from time import time_ns
 
 import pytest
 
-from appliance.core.errors import X0tError
 from appliance.policy.compile import compile_filter
 from appliance.policy.directory import Directory, Member
 from appliance.policy.filter import Filter
@@ -24,6 +22,7 @@ from tests.properties.test_policy_mutants import CHAIN, MUTANTS, modules
 
 PROBES = 5_000
 TRIED = 1_920  # until a mutant must have been found out; most are in the first round of 320
+LASTS_MS = 2_500  # of which the firewalls take up to a second on a busy machine
 SLACK_MS = 50  # the kernel counts in ticks, and we look at the clock a little after the packet
 FOUND_OUT = (
     "a deny is dropped",
@@ -36,16 +35,19 @@ FOUND_OUT = (
     "hosts behind the node are forgotten",
 )
 
+pytestmark = pytest.mark.leaves_threads  # the firewalls of the ground, which serves all tests here, have one each
+
 
 @pytest.fixture(scope="module")
-def ground() -> Iterator[Ground]:
+def built() -> Iterator[Ground]:
     with Ground() as made:
         yield made
 
 
-@pytest.fixture(autouse=True)
-def as_root(root: None) -> None:
-    """Before the ground, which needs it."""
+@pytest.fixture
+def ground(root: None, request: pytest.FixtureRequest) -> Ground:
+    made: Ground = request.getfixturevalue("built")
+    return made
 
 
 def test_each_probe_leaves_arrives_and_is_answered_exactly_when_the_policy_says_so(
@@ -63,16 +65,13 @@ def test_each_probe_leaves_arrives_and_is_answered_exactly_when_the_policy_says_
 def test_packets_find_out_a_compiler_that_is_wrong(ground: Ground, what: str) -> None:
     (mutant,) = [row for row in MUTANTS if row[0] == what]
     compiler = modules(*mutant[1:])[CHAIN[-1]]
-    try:
-        outcome = run(ground, Plan(seed=1, probes=TRIED, enough=1), compiler.compile_filter)
-    except (X0tError, struct.error):
-        return  # no kernel takes such a filter
+    outcome = run(ground, Plan(seed=1, probes=TRIED, enough=1), compiler.compile_filter)
     assert outcome.disagreements, f"{outcome.probes} probes saw nothing"
 
 
 def test_what_expires_ends_in_the_kernel_with_nobody_acting_and_cuts_what_runs(ground: Ground) -> None:
     mesh = ground.meshes["a"]
-    until_ms = time_ns() // 1_000_000 + 1_500
+    until_ms = time_ns() // 1_000_000 + LASTS_MS
     rule = Rule(
         action=Action.ALLOW,
         sources=(AnySelector(),),
@@ -80,7 +79,7 @@ def test_what_expires_ends_in_the_kernel_with_nobody_acting_and_cuts_what_runs(g
         services=(Service(Protocol.UDP),),
         until_ms=until_ms,
     )
-    filters = _filters(ground, policy_of(rule), until_ms - 1_500)
+    filters = _filters(ground, policy_of(rule), until_ms - LASTS_MS)
     ground.route({"a": {}, "b": {}}, {"a": [*mesh.addresses], "b": []})
     ground.enforce(filters)
     ends = {"source": mesh.addresses["north"], "target": mesh.addresses["south"]}

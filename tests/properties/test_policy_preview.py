@@ -53,7 +53,7 @@ def test_a_change_of_members_shows_exactly_the_flows_whose_verdict_changes(
     world: World, changed: Directory, seed: int
 ) -> None:
     policy, directory, flows = world
-    check(State(policy, directory), State(policy, changed), flows + flows_of(changed, Random(seed), 30))
+    check(State(policy, directory), State(policy, changed), flows + flows_of(policy, changed, Random(seed), 30))
 
 
 @given(worlds(), worlds())

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
 from appliance.core import network_records as records
-from appliance.core.errors import error
+from appliance.core.errors import X0tError, error
 from appliance.core.ids import NodeId
 from appliance.core.prefix import address_text
 from appliance.core.yggdrasil import node_address, node_subnet
 from appliance.daemon.checks import Snapshot, checks
 from appliance.daemon.control.reply import Report, read, reply, stream_work, streaming
-from appliance.daemon.naming import address_name, find_address, find_service
+from appliance.daemon.naming import address_name, find_address, find_service, key_owner
 from appliance.daemon.network import Network
 from appliance.daemon.node import Node, moment
 from appliance.daemon.witness import dropped_at
@@ -23,7 +24,7 @@ from appliance.netstack.finding import Answer, Observation, Order, Seen, conclud
 from appliance.netstack.probe import observe
 from appliance.netstack.yggdrasil.records import PeerState
 from appliance.policy.directory import Directory
-from appliance.policy.enforcement import Drop, Stage
+from appliance.policy.enforcement import Difference, Drop, Stage
 from appliance.policy.evaluate import Flow
 from appliance.policy.explain import explain
 from appliance.policy.filter_check import Direction, permits
@@ -137,7 +138,7 @@ class NetworkRoutes:
             state=network.state,
             yggdrasil=network.kernel.yggdrasil.state,
             course=await mesh.policy.current(),
-            differences=await network.kernel.firewall.verify() if network.enforced is not None else (),
+            differences=await self._differences(),
             is_member=own in self._directory.members,
             has_secret=view.secret is not None,
             others=len(self._directory.members.keys() - {own}),
@@ -185,6 +186,15 @@ class NetworkRoutes:
 
         return await stream_work(request, work)
 
+    async def _differences(self) -> Sequence[Difference]:
+        """Where the kernel is not as it was left; that it cannot be read is a finding too."""
+        if self._network.enforced is None:
+            return ()
+        try:
+            return await self._network.kernel.firewall.verify()
+        except X0tError as err:
+            return (Difference("table", "readable", str(err)),)
+
     def _drop(self, drop: Drop) -> records.DropLine:
         flow = Flow(source=drop.source, target=drop.target, protocol=drop.protocol, port=drop.port)
         found = explain(self._network.policy, self._directory, flow, drop.at_ms)
@@ -211,9 +221,9 @@ class NetworkRoutes:
 
 
 def _peer(peer: PeerState, owners: dict[bytes, tuple[bytes, str]]) -> records.MeshPeer:
-    node, name = owners.get(peer.key, (b"", ""))
+    node, name = key_owner(peer.key, owners)
     return records.MeshPeer(
-        node=str(NodeId(node)) if node else "",
+        node=node,
         name=name,
         uri=peer.uri,
         direction="in" if peer.inbound else "out",

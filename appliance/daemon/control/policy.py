@@ -127,6 +127,7 @@ class PolicyRoutes:
                     removed=sum(key.startswith("rule/") for key in changes[each.change].deletes),
                 )
                 for each in found
+                if each.change in changes  # one that came at this moment is for the next look
             ]
         )
 
@@ -155,22 +156,16 @@ class PolicyRoutes:
 
     async def _change(
         self, now: Snapshot, wanted: Policy, if_head: bytes | None, confirm_s: int | None
-    ) -> tuple[Written, tuple[str, ...]]:
-        """Write a change; if this node loses touch with another, it is undone unless somebody confirms."""
+    ) -> tuple[Written, tuple[str, ...], int]:
+        """Write a change; if this node loses touch with another, it is undone (ms, 0: never) unless confirmed."""
         cut = self._cut_off(now, wanted)
         within_s = confirm_s if confirm_s is not None else CONFIRM_S if cut else 0
-        confirmation = self._mesh.confirmation
         if not within_s:
-            return await self._mesh.policy.apply(wanted, if_head), cut
+            return await self._mesh.policy.apply(wanted, if_head), cut, 0
         before = now.course.in_force.change if now.course.in_force else b""
-        await confirmation.begin(before, self._mesh.replica.now_ms() + within_s * 1000)
-        try:
-            written = await self._mesh.policy.apply(wanted, if_head)
-        except BaseException:
-            await confirmation.forget()
-            raise
-        await confirmation.made(written)
-        return written, cut
+        by_ms = self._mesh.replica.now_ms() + within_s * 1000
+        made = self._mesh.confirmation.change(before, by_ms, lambda: self._mesh.policy.apply(wanted, if_head))
+        return await made, cut, by_ms
 
     def _cut_off(self, now: Snapshot, wanted: Policy) -> tuple[str, ...]:
         """The nodes and hosts that this node could reach or be reached by, and then no more."""
@@ -199,8 +194,8 @@ class PolicyRoutes:
             warnings=warnings,
         )
 
-    def _done(self, written: Written, cut: tuple[str, ...], warnings: tuple[str, ...]) -> records.PolicyDone:
-        by_ms = self._mesh.confirmation.by_ms
+    @staticmethod
+    def _done(written: Written, cut: tuple[str, ...], by_ms: int, warnings: tuple[str, ...]) -> records.PolicyDone:
         return records.PolicyDone(
             batches=tuple(str(BatchHash(batch)) for batch in written.batches),
             revision=written.revision.hex(),

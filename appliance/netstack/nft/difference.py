@@ -12,7 +12,18 @@ from typing import NamedTuple, TypeVar
 
 from appliance.core.prefix import address_text
 from appliance.netstack.nft import wire
-from appliance.netstack.nft.raw import GRANTS, INTERVALS, NAMES, Raw, RawKey, RawTable, RawValue, raw_key, raw_value
+from appliance.netstack.nft.raw import (
+    GRANTS,
+    INTERVALS,
+    NAMES,
+    Raw,
+    RawKey,
+    RawTable,
+    RawValue,
+    raw_grant,
+    raw_key,
+    raw_value,
+)
 from appliance.netstack.nft.skeleton import Layout
 from appliance.policy.enforcement import Difference
 from appliance.policy.filter import ClassId, Filter, Grant, Key
@@ -65,8 +76,8 @@ def _granted(name: str, tables: tuple[Mapping[Key, Grant], Mapping[Key, Grant]],
     moved = [key for key in other if not _same_end(old[key].until_ms, new[key].until_ms, slack_ms)]
     return Change(
         name,
-        {raw_key(key): old[key].until_ms or 0 for key in (*gone, *moved) if _lasts(old[key], now_ms)},
-        {raw_key(key): new[key].until_ms or 0 for key in (*come, *moved) if _lasts(new[key], now_ms)},
+        {raw_grant(key): old[key].until_ms or 0 for key in (*gone, *moved) if _lasts(old[key], now_ms)},
+        {raw_grant(key): new[key].until_ms or 0 for key in (*come, *moved) if _lasts(new[key], now_ms)},
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -19,6 +20,8 @@ _ADDRESS_BYTES: Final = 16
 _LAST_ADDRESS: Final = b"\xff" * _ADDRESS_BYTES
 _SET_KEY, _DATA, _FLAGS, _TIMEOUT, _EXPIRATION, _EXPRESSION, _KEY_END = 1, 2, 3, 4, 5, 7, 10
 _VALUES: Final = {_SET_KEY: "key", _DATA: "data", _KEY_END: "key_end"}
+_NUMBERS: Final = {_FLAGS: "flags", _TIMEOUT: "timeout", _EXPIRATION: "expires"}
+_ELEMENTS: Final = 1_000  # of one list: the longest element has 56 bytes, and an attribute holds 65,535
 _INTERVAL_END: Final = wire.number(_FLAGS, 1)
 
 
@@ -45,7 +48,12 @@ class Element(NamedTuple):
     expires: bytes  # ms from now, big-endian; empty for never
     packet_count: bytes  # big-endian; empty without a counter
     byte_count: bytes
-    is_end: bool  # of an interval
+    flags: bytes  # big-endian; empty for none
+
+    @property
+    def is_end(self) -> bool:
+        """True for the end of an interval, which is no part of it any more."""
+        return self.flags == _INTERVAL_END[4:]
 
 
 def pack(name: str, table: Mapping[RawKey, RawValue], now_ms: int) -> Iterator[bytes]:
@@ -87,18 +95,10 @@ def pack_keys(name: str, keys: Iterable[RawKey]) -> Iterator[bytes]:
             yield wire.nest(1, _value(_SET_KEY, key))
 
 
-def chunks(elements: Iterable[bytes]) -> Iterator[bytes]:
+def chunks(elements: Iterator[bytes]) -> Iterator[bytes]:
     """Lists that each fit into one attribute."""
-    parts: list[bytes] = []
-    size = 0
-    for element in elements:
-        if size + len(element) > wire.ATTRIBUTE_BYTES - 4:
-            yield b"".join(parts)
-            parts, size = [], 0
-        parts.append(element)
-        size += len(element)
-    if parts:
-        yield b"".join(parts)
+    while chunk := b"".join(islice(elements, _ELEMENTS)):
+        yield chunk
 
 
 def _interval(key: RawKey, value: bytes | None) -> Iterator[bytes]:
@@ -120,19 +120,17 @@ def parse(blocks: Iterable[bytes]) -> Iterator[Element]:
     """The elements in lists of elements, as the kernel sends them."""
     shapes: dict[int, _Shape] = {}
     for block in blocks:
-        at, end = 0, len(block)
-        while at < end:
-            length = int.from_bytes(block[at : at + 2], sys.byteorder)
-            if not 4 <= length <= end - at:
-                raise ValueError("an element is cut off")
-            shape = shapes.get(length)
-            found = None if shape is None else shape.read(block, at)
-            if found is None:
-                shape = shapes[length] = _Shape(block[at : at + length])
-                found = shape.read(block, at)
-                assert found is not None
-            yield found
-            at += length + 3 & ~3
+        length = int.from_bytes(block[:2], sys.byteorder)
+        if length in shapes and (found := shapes[length].read(block)) is not None:
+            yield from found
+            continue
+        for begin, end in _places_in_list(block):
+            element = block[begin:end]
+            shape = shapes.get(end - begin)
+            if shape is None or (found := shape.read(element)) is None:
+                shape = shapes[end - begin] = _Shape(element)
+                found = shape.read(element)
+            yield from found or ()
 
 
 def raw_table(name: str, elements: Iterable[Element], now_ms: int) -> RawTable:
@@ -166,15 +164,22 @@ class _Shape:
             at = end
         self._struct = struct.Struct(f"{form}{len(element) - at}s0s")
         index = {name: 2 * place + 1 for place, name in enumerate(order)}
-        self._pick = itemgetter(*(index.get(name, -1) for name in Element._fields[:-1]))
+        self._pick = itemgetter(*(index.get(name, -1) for name in Element._fields))
         self._rest = itemgetter(slice(0, -1, 2))
-        self._same = self._rest(self._struct.unpack(element))
-        self._is_end = wire.fields(element[4:]).get(_FLAGS, b"") == _INTERVAL_END[4:]
+        self._same = {self._rest(self._struct.unpack(element))}
 
-    def read(self, block: bytes, at: int) -> Element | None:
-        """The element there; None if it has another shape."""
-        row = self._struct.unpack_from(block, at)
-        return Element._make((*self._pick(row), self._is_end)) if self._rest(row) == self._same else None
+    def read(self, block: bytes) -> Iterator[Element] | None:
+        """The elements of a list, if all are of this shape."""
+        if len(block) % self._struct.size:
+            return None
+        rows = list(self._struct.iter_unpack(block))
+        return map(Element._make, map(self._pick, rows)) if set(map(self._rest, rows)) == self._same else None
+
+
+def _places_in_list(block: bytes) -> Iterator[tuple[int, int]]:
+    """Begin and end of each element, header and padding included."""
+    for _, begin, end in wire.spans(block):
+        yield begin - 4, end + 3 & ~3
 
 
 def _places(element: bytes) -> Iterator[tuple[int, int, str]]:
@@ -184,10 +189,8 @@ def _places(element: bytes) -> Iterator[tuple[int, int, str]]:
         if kind in _VALUES:
             (first, last), *_ = [place[1:] for place in wire.spans(element[begin:end])]
             yield begin + first, begin + last, _VALUES[kind]
-        elif kind == _EXPIRATION:
-            yield begin, end, "expires"
-        elif kind == _TIMEOUT:
-            yield begin, end, "timeout"
+        elif kind in _NUMBERS:
+            yield begin, end, _NUMBERS[kind]
         elif kind == _EXPRESSION:
             yield from _counter(element, begin, end)
 

@@ -131,7 +131,7 @@ def begin_key(peers: str, *, by_far_end: bool) -> bytes:
     """Find the far end of the conversation in a map, as the peer of a key; no match without a conversation.
 
     The address is loaded to where the key begins and its first word made zero, so that a key is sixteen bytes. For
-    `nft` before 1.1 does not know how long a value is that came out of a map, and ends with a failed assertion when it
+    `nft` 1.0.6 does not know how long a value is that came out of a map, and ends with a failed assertion when it
     lists a rule that looks up nothing but such values. This way it sees an address.
     """
     loaded = _tracked(_Ct.SRC_IP6 if by_far_end else _Ct.DST_IP6, ORIGINAL, KEY)

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Final, TypeVar, TypeVarTuple
 
 from appliance.core.errors import error
@@ -161,32 +162,34 @@ class NftFirewall:
         return self._subscribed()
 
     def _subscribed(self) -> socket.socket:
-        try:
-            opened = self._connect()
+        def prepared(opened: socket.socket) -> None:
             force_receive_buffer(opened, EVENT_BYTES)
             join_group(opened, GROUP)
-        except OSError as err:
-            raise error("firewall.unavailable", reason=err.strerror or str(err)) from err
-        opened.settimeout(0)
-        return opened
+
+        return self._opened(prepared)
 
     def _was_touched(self) -> bool:
         return self._glance is None or self._glance.was_touched()
 
     def _read_log(self) -> socket.socket:
-        try:
-            opened = self._connect()
+        def prepared(opened: socket.socket) -> None:
+            channel = Channel(opened)
+            force_receive_buffer(opened, _DROP_BYTES)
+            for request in droplog.subscription(self._table.log_group, SNAP_BYTES):
+                channel.ask(request)
+
+        return self._opened(prepared)
+
+    def _opened(self, prepare: Callable[[socket.socket], None]) -> socket.socket:
+        """A socket that does not block, made ready."""
+        with ExitStack() as stack:
             try:
-                channel = Channel(opened)
-                force_receive_buffer(opened, _DROP_BYTES)
-                for request in droplog.subscription(self._table.log_group, SNAP_BYTES):
-                    channel.ask(request)
-            except BaseException:
-                opened.close()
-                raise
-        except (OSError, LostError, RefusedError) as err:
-            raise error("firewall.unavailable", reason=str(err)) from err
-        opened.settimeout(0)
+                opened = stack.enter_context(self._connect())
+                prepare(opened)
+            except (OSError, LostError, RefusedError) as err:
+                raise error("firewall.unavailable", reason=str(err)) from err
+            opened.settimeout(0)
+            stack.pop_all()
         return opened
 
 

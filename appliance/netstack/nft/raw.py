@@ -42,6 +42,11 @@ def raw_key(key: RawKey | Interval | ServiceRange | Key) -> RawKey:
             return first + last
 
 
+def raw_grant(key: Key) -> RawKey:
+    """The raw form of the key of a grant."""
+    return _KEY.pack(*key)
+
+
 def raw_value(value: ClassId | Grant) -> RawValue:
     """The raw form of a value."""
     return _CLASS.pack(value) if isinstance(value, int) else value.until_ms or 0

@@ -27,8 +27,6 @@ FAMILY_UNSPEC: Final = 0
 FAMILY_INET: Final = 1  # nf_tables: a table for IPv4 and IPv6
 FAMILY_IPV6: Final = 10
 
-ATTRIBUTE_BYTES: Final = 0xFFFF  # the length of an attribute is 16 bits, header included
-
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _GENERIC: Final = struct.Struct(">BBH")  # family, version, resource
 _ATTRIBUTE: Final = struct.Struct("=HH")  # length, type

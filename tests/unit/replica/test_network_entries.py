@@ -7,10 +7,10 @@ from itertools import permutations
 import pytest
 
 from appliance.replica.entries import AttachEntry, SecretEntry
-from appliance.replica.membership import secret
+from appliance.replica.membership import network, secret
 from appliance.replica.rows import AttachmentRow, SecretRow
 from tests.attach_rig import attach, public
-from tests.sim.world import Member, Replica
+from tests.sim.world import START_MS, Member, Replica
 from tests.unit.replica.site import Site, fork, revoke
 
 
@@ -116,6 +116,22 @@ def test_the_greatest_epoch_counts_and_in_it_the_lowest_hash_in_whatever_order_t
     back = secret(replica.engine)
     assert back is not None
     assert (back.epoch, back.batch) == (2, batches[3].hash)
+
+
+def test_who_was_a_member_under_the_current_secret_is_told_from_who_left_before_it(site: Site) -> None:
+    """Former members may know it until the next one is made after they were revoked."""
+    first = site.write(site.anna, SecretEntry(1, b"a" * 32))
+    gone = site.write(site.anna, revoke(site.emil), after=[first])
+    assert former(site) == {site.emil.id}
+    second = site.write(site.anna, SecretEntry(2, b"b" * 32), after=[gone])
+    assert former(site) == set()
+    site.write(site.anna, revoke(site.dora), after=[second])
+    assert former(site) == {site.dora.id}
+
+
+def former(site: Site) -> frozenset[bytes]:
+    replica = site.replica()
+    return network(replica.engine, START_MS).former
 
 
 def test_a_secret_does_not_show_when_its_row_is_printed() -> None:
