@@ -200,15 +200,14 @@ def _rule_of(chance: Random) -> Rule:
 
 
 def _selector_of(chance: Random) -> Selector:
-    return chance.choice(
-        [
-            TagSelector(chance.choice(TAGS)),
-            TagSelector(chance.choice(TAGS)),
-            NodeSelector(chance.choice(NODES)),
-            SubnetSelector(chance.choice(PREFIXES)),
-            AnySelector(),
-        ]
-    )
+    found: list[Selector] = [
+        TagSelector(chance.choice(TAGS)),
+        TagSelector(chance.choice(TAGS)),
+        NodeSelector(chance.choice(NODES)),
+        SubnetSelector(chance.choice(PREFIXES)),
+        AnySelector(),
+    ]
+    return chance.choice(found)
 
 
 def _service_of(chance: Random) -> Service:

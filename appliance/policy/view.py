@@ -56,12 +56,10 @@ class View:
         self._far: list[Far | None] = []  # by slot; None until it is needed
         self._allowed: dict[PieceSet, Allowed] = {}
         self._grants: dict[PieceSet, Grant] = {}
-        self._used: set[Slot] = set()
+        self._used: set[Slot] | None = None  # what the tables hold; None before the first and after a refusal
         self._numbers: list[ClassId] = []  # by slot
-        self._entered: dict[
-            ClassId, Far
-        ] = {}  # the classes in the two tables; a table that was given out stays as it is
-        self._inbound: dict[Key, Grant] = {}
+        self._entered: dict[ClassId, Far] = {}  # the classes that the two tables hold
+        self._inbound: dict[Key, Grant] = {}  # a table that was given out is never changed, but copied
         self._outbound: dict[Key, Grant] = {}
 
     def _place(self) -> None:
@@ -130,7 +128,8 @@ class View:
     @property
     def crowded(self) -> bool:
         """True if so much is remembered that is not used that a new view is due."""
-        return max(len(self.by_tags), len(self._far), len(self._grants)) > self._limits.filter_entries
+        remembered = self.by_tags, self._far, self._allowed, self._grants
+        return max(map(len, remembered)) > self._limits.filter_entries
 
     def filter(self, own: Address, peers: Mapping[Address, Slot], nets: Sequence[Stretch[Groups]]) -> Filter:
         """The filter against these far ends: members by address, and stretches of hosts. Raises `policy.too_large`."""
@@ -153,7 +152,7 @@ class View:
         """Makes the classes that are wanted, numbers them, brings the tables to them; refuses as soon as too many."""
         if wanted == self._used:
             return
-        self._used = set()  # in case this is refused
+        self._used = None
         groups = list(self._slots)
         used: dict[Slot, Far] = {}
         count = 0

@@ -23,7 +23,7 @@ from tests.policy_law import broken
 from tests.policy_worlds import NOW_MS, world_of
 
 CHAIN = [f"appliance.policy.{name}" for name in ("territory", "partition", "pieces", "view", "compile")]
-WORLDS = 1_000  # of which most mutants need a few
+WORLDS = 500  # of which most mutants need a few
 
 # what goes wrong, module, text, replacement
 MUTANTS: list[tuple[str, str, str, str]] = [

@@ -134,6 +134,20 @@ def test_a_filter_beyond_the_bound_is_refused_and_not_widened() -> None:
         assert caught.value.key == "policy.too_large"
 
 
+def test_a_refusal_leaves_nothing_behind() -> None:
+    compiler = Compiler(replace(LIMITS, filter_entries=8))
+    compiler.set_policy(policy(allow("any", "any")), NOW_MS)
+    alone = cell(without=["gateway", "hmi", "robot-1", "robot-2"])
+    compiler.set_directory(cell(without=["gateway"]))
+    assert compiler.filter(NODES["plc"]).inbound
+    compiler.set_policy(policy(allow("any", "any"), allow("tag:robot", "any", HTTPS)), NOW_MS)
+    compiler.set_directory(cell())
+    with pytest.raises(StateError):
+        compiler.filter(NODES["plc"])
+    compiler.set_directory(alone)
+    assert not compiler.filter(NODES["plc"]).inbound
+
+
 def test_a_node_that_is_no_member_has_no_filter() -> None:
     with pytest.raises(StateError) as caught:
         compile_filter(BASIC, cell(without=["plc"]), NODES["plc"], NOW_MS)
