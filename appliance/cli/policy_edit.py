@@ -29,23 +29,33 @@ def edit_text(text: str, attempt: Callable[[str], None], talk: Callable[[str], N
         file.write(text)
     while True:
         _open(draft)
-        typed = draft.read_text(encoding="utf-8", errors="surrogateescape")  # what is no UTF-8 is refused further on
-        if typed == text:
-            draft.unlink()
-            return False
         try:
+            typed = _read(draft)
+            if typed == text:
+                draft.unlink()
+                return False
             attempt(typed)
         except (X0tError, RemoteError, click.Abort) as err:
             talk(f"What you typed is in {draft}.")
             if not (sys.stdin and sys.stdin.isatty()):
                 raise
-            for text in (f"x0t: {err}" if str(err) else "x0t: stopped.", *further(err)):
-                talk(text)
+            for line in (f"x0t: {err}" if str(err) else "x0t: stopped.", *further(err)):
+                talk(line)
             if not click.confirm("Edit it again?", default=True, err=True):
                 raise
         else:
             draft.unlink()
             return True
+
+
+def _read(draft: Path) -> str:
+    """What was typed. Raises `control.file`."""
+    try:
+        return draft.read_bytes().decode()
+    except OSError as err:
+        raise error("control.file", path=str(draft), reason=err.strerror or str(err)) from err
+    except UnicodeDecodeError as err:
+        raise error("control.file", path=str(draft), reason="it is not UTF-8") from err
 
 
 def _open(draft: Path) -> None:

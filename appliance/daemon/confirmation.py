@@ -113,7 +113,7 @@ class Confirmation:
         return True
 
     async def _made(self, pending: Pending) -> bytes:
-        """The change to undo: as noted, or as written just before a crash. Empty if it was not made, or lost its effect."""
+        """The change to undo: as noted, or as written just before a crash. Empty if there is none with effect."""
         history = (await self._policy.snapshot()).history
         known = [each.change.hex() for each in history]
         if pending.after:

@@ -21,6 +21,7 @@ from appliance.lab.network_rig import Plant, plant
 from tests.bench.rows import Row, bounded
 
 ROUNDS = 300
+PAUSE_S = 0.1  # one change at a time: what the last one ended has been looked for
 EVENT_S = 5.0
 _NETLINK_NETFILTER, _GROUP_NFTABLES, _ADD_MEMBERSHIP, _SOL_NETLINK = 12, 7, 1, 270
 _NEW_GENERATION = (10 << 8) | 15  # NFT_MSG_NEWGEN: the transaction is in force
@@ -65,6 +66,7 @@ def _changes(made: Plant) -> list[float]:
         events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTABLES)
         events.settimeout(EVENT_S)
         for number in range(ROUNDS):
+            time.sleep(PAUSE_S)
             ask = PolicyAsk(text=_POLICY.format(port=2000 + number), confirm_s=0)
             begun_s = time.perf_counter()
             answer = aside.submit(client.send, "POST", "/policy", ask, PolicyDone)

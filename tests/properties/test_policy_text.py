@@ -14,6 +14,7 @@ from appliance.core.ids import NodeId
 from appliance.core.prefix import Prefix
 from appliance.policy.canonical_rule import canonical, canonical_services, fault
 from appliance.policy.directory import Directory, Member, Subnet
+from appliance.policy.document import from_keys, to_keys
 from appliance.policy.model import (
     MAX_PORT,
     WITH_PORTS,
@@ -117,6 +118,13 @@ directories = st.lists(
 def test_what_is_written_reads_as_the_same_policy(policy: Policy, directory: Directory) -> None:
     assert parse(write(policy, directory), directory).policy == policy
     assert parse(to_json(policy, directory), directory).policy == policy
+
+
+@given(policies, directories)
+def test_what_is_read_is_what_the_document_of_the_mesh_can_hold(policy: Policy, directory: Directory) -> None:
+    """So nothing that the parser takes is refused, or changed, when it is put in force."""
+    read_again = parse(write(policy, directory), directory).policy
+    assert from_keys(to_keys(read_again)) == read_again
 
 
 @given(policies, directories)

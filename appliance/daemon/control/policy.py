@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from aiohttp import web
@@ -50,8 +51,8 @@ class PolicyRoutes:
         """Judge a policy by its own tests."""
         ask = await read(request, records.PolicyAsk)
         directory = await self._mesh.policy.directory()
-        parsed = parse(ask.text, directory)
-        failures = self._mesh.policy.judge(parsed.policy)
+        parsed = await asyncio.to_thread(parse, ask.text, directory)
+        failures = await asyncio.to_thread(self._mesh.policy.judge, parsed.policy)
         return reply(
             records.PolicyTried(
                 rules=len(parsed.policy.rules),
@@ -65,14 +66,15 @@ class PolicyRoutes:
         """What would change if a policy were applied."""
         ask = await read(request, records.PolicyAsk)
         now = await self._mesh.policy.snapshot()
-        parsed = parse(ask.text, now.roster.directory)
-        return reply(self._preview(now, parsed.policy, tuple(map(str, parsed.warnings))))
+        parsed = await asyncio.to_thread(parse, ask.text, now.roster.directory)
+        warnings = tuple(map(str, parsed.warnings))
+        return reply(await asyncio.to_thread(self._preview, now, parsed.policy, warnings))
 
     async def apply(self, request: web.Request) -> web.StreamResponse:
         """Put a policy in force."""
         ask = await read(request, records.PolicyAsk)
         now = await self._mesh.policy.snapshot()
-        parsed = parse(ask.text, now.roster.directory)
+        parsed = await asyncio.to_thread(parse, ask.text, now.roster.directory)
         if_head = (await self._mesh.policy.find(ask.if_revision)).change if ask.if_revision else None
         done = await self._change(now, parsed.policy, if_head, ask.confirm_s)
         return reply(self._done(*done, tuple(map(str, parsed.warnings))), 201, "/v1/policy")
@@ -158,7 +160,7 @@ class PolicyRoutes:
         self, now: Snapshot, wanted: Policy, if_head: bytes | None, confirm_s: int | None
     ) -> tuple[Written, tuple[str, ...], int]:
         """Write a change; if this node loses touch with another, it is undone (ms, 0: never) unless confirmed."""
-        cut = self._cut_off(now, wanted)
+        cut = await asyncio.to_thread(self._cut_off, now, wanted)
         within_s = confirm_s if confirm_s is not None else CONFIRM_S if cut else 0
         if not within_s:
             return await self._mesh.policy.apply(wanted, if_head), cut, 0

@@ -16,7 +16,7 @@ from appliance.core.errors import X0tError
 
 
 class Daemon:
-    """Answers by method and path: a record, an error, or a list of these of which the last one stays."""
+    """Answers by method and path with a record, or an error."""
 
     def __init__(self, socket_path: Path) -> None:
         self.socket_path = socket_path
@@ -30,7 +30,7 @@ class Daemon:
 
     def bodies(self, path: str) -> list[dict[str, object]]:
         """What was sent there."""
-        return [body for _, asked, body in self.asked if asked == path]
+        return [body for method, asked, body in self.asked if asked == path and method != "GET"]
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         """Status and body."""
@@ -38,11 +38,10 @@ class Daemon:
         if path in self.streams:
             return 200, b"".join(msgspec.json.encode(line) + b"\n" for line in self.streams[path])
         found = self.answers[method, path]
-        if isinstance(found, list):
-            found = found.pop(0) if len(found) > 1 else found[0]
         if isinstance(found, X0tError):
-            return found.status, msgspec.json.encode(found.problem())
-        return 200, msgspec.json.encode(found)
+            found = found.problem()
+        is_problem = isinstance(found, dict) and "type" in found
+        return 409 if is_problem else 200, msgspec.json.encode(found)
 
 
 @contextmanager

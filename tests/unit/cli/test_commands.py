@@ -197,13 +197,17 @@ def test_every_command_explains_itself_with_an_example(noun: str, capsys: pytest
 
     import click
 
+    def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+        for verb, found in group.commands.items():
+            yield from commands(found, *path, verb) if isinstance(found, click.Group) else [(*path, verb)]
+
     group = getattr(importlib.import_module(f"appliance.cli.{NOUNS[noun][0]}"), noun)
     assert isinstance(group, click.Group)
-    for verb in group.commands:
-        assert run([noun, verb, "--help"]) == 0
+    for path in commands(group, noun):
+        assert run([*path, "--help"]) == 0
         shown = capsys.readouterr().out
-        assert "Example: x0t" in shown, verb
-        assert "--json" in shown, verb
+        assert f"Example: x0t {' '.join(path)}" in shown, path
+        assert "--json" in shown, path
 
 
 def test_help_is_quick_because_nouns_load_when_used() -> None:

@@ -37,8 +37,6 @@ RULE = RuleView("ab" * 16, "allow tag:a -> tag:b: tcp/1", ("tag:a", "tag:b"), "a
 REVISION = PolicyRevision("cc33" * 16, "node1a", "anna", "2026", "in force", "", 2, 1)
 MISTAKES = error("policy.text", problem="1:1: one", count=3, also_1="2:1: two", also_2="3:1: three")
 
-type_error = "no text \xff"
-
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
@@ -51,7 +49,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
             ("POST", "/policy/confirmation"): STATE,
             ("POST", "/policy/explanation"): Explanation(True, "a may reach b", (RULE,), (), ()),
             ("POST", "/policy/reversions"): DONE,
-            ("GET", "/policy/revisions"): [REVISION],
+            ("GET", "/policy/revisions"): (REVISION,),
             ("POST", "/policy/imports/tailscale"): PolicyImported(TEXT, 1, 0, ("3:1: ssh",)),
         }
         yield made
@@ -64,22 +62,32 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
+class Desk:
+    """A person's editor, which is a script, and the place of the drafts; nobody is at the terminal."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.drafts = folder / "drafts"
+        self.drafts.mkdir()
+        self._program = folder / "editor"
+        monkeypatch.setattr(tempfile, "tempdir", str(self.drafts))
+        monkeypatch.setattr("sys.stdin", io.StringIO())
+        monkeypatch.delenv("VISUAL", raising=False)
+        monkeypatch.setenv("EDITOR", f"{self._program} --wait")
+        self.script('printf "# more\\n" >> "$2"')
+
+    def script(self, line: str) -> None:
+        """What the editor does with the draft, which is `$2`."""
+        self._program.write_text(f"#!/bin/sh\n{line}\n")
+        self._program.chmod(0o700)
+
+    def left(self) -> list[Path]:
+        """The drafts that are there."""
+        return list(self.drafts.iterdir())
+
+
 @pytest.fixture
-def drafts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where `edit` keeps its drafts; nobody is at the terminal."""
-    folder = tmp_path / "drafts"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    monkeypatch.delenv("VISUAL", raising=False)
-    return folder
-
-
-def editor(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
-    program = folder.parent / "editor"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o700)
-    monkeypatch.setenv("EDITOR", f"{program} --wait")
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(tmp_path, monkeypatch)
 
 
 # ---- every command once, for machines
@@ -161,17 +169,17 @@ def test_standard_input_is_a_file_too(daemon: Daemon, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "data, code, key",
-    [(None, 4, "control.file"), (b"\xff", 4, "control.file"), (b"#" * ((1 << 20) + 1), 2, "policy.size")],
+    "data, ends",
+    [(None, (4, "control.file")), (b"\xff", (4, "control.file")), (b"#" * ((1 << 20) + 1), (2, "policy.size"))],
 )
 def test_a_file_that_is_no_policy_is_refused_before_the_daemon_is_asked(
-    daemon: Daemon, tmp_path: Path, data: bytes | None, code: int, key: str, capsys: pytest.CaptureFixture[str]
+    daemon: Daemon, tmp_path: Path, data: bytes | None, ends: tuple[int, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "bad"
     if data is not None:
         path.write_bytes(data)
-    assert daemon.x0t("policy", "apply", str(path)) == code
-    assert key in capsys.readouterr().err
+    assert daemon.x0t("policy", "apply", str(path)) == ends[0]
+    assert ends[1] in capsys.readouterr().err
     assert daemon.asked == []
 
 
@@ -220,7 +228,8 @@ def test_every_mistake_of_a_text_is_printed_with_its_place(
 
 
 @pytest.mark.parametrize(
-    "answer, code", [(error("policy.waiting"), 4), (error("grant.role", role="admin"), 3), (error("replica.closing"), 5)]
+    "answer, code",
+    [(error("policy.waiting"), 4), (error("grant.role", role="admin"), 3), (error("replica.closing"), 5)],
 )
 def test_a_refusal_ends_with_the_code_of_its_family(daemon: Daemon, file: str, answer: object, code: int) -> None:
     daemon.answers["POST", "/policy"] = answer
@@ -241,51 +250,39 @@ def test_an_import_is_printed_or_written_and_what_is_left_out_is_said(
 # ---- the editor
 
 
-def test_an_edit_is_applied_on_top_of_what_was_opened_and_leaves_no_draft(
-    daemon: Daemon, drafts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    editor(monkeypatch, drafts, 'printf "# more\\n" >> "$2"')
+def test_an_edit_is_applied_on_top_of_what_was_opened_and_leaves_no_draft(daemon: Daemon, desk: Desk) -> None:
     assert daemon.x0t("policy", "edit") == 0
     assert daemon.bodies("/policy") == [{"text": TEXT + "# more\n", "if_revision": "aa11", "confirm_s": None}]
-    assert list(drafts.iterdir()) == []
+    assert desk.left() == []
 
 
 def test_an_edit_that_changes_nothing_asks_nothing(
-    daemon: Daemon, drafts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    daemon: Daemon, desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    editor(monkeypatch, drafts, ":")
+    desk.script(":")
     assert daemon.x0t("policy", "edit") == 0
     assert "Nothing was changed." in capsys.readouterr().err
     assert [path for _, path, _ in daemon.asked] == ["/policy"]
-    assert list(drafts.iterdir()) == []
+    assert desk.left() == []
 
 
-@pytest.mark.parametrize(
-    "path, answer, code",
-    [
-        ("/policy/preview", MISTAKES, 2),
-        ("/policy/preview", msgspec.structs.replace(CLEAN, failures=(FAILURE,)), 2),
-        ("/policy/preview", CUT, 2),  # nobody is there to say yes
-        ("/policy", error("policy.changed", revision="dd44"), 4),
-        ("/policy", {"key": "some.day", "detail": "Unheard of."}, 2),
-    ],
-)
+REFUSALS: list[tuple[str, object, int]] = [
+    ("/policy/preview", MISTAKES, 2),
+    ("/policy/preview", msgspec.structs.replace(CLEAN, failures=(FAILURE,)), 2),
+    ("/policy/preview", CUT, 2),  # nobody is there to say yes
+    ("/policy", error("policy.changed", revision="dd44"), 4),
+    ("/policy", {"type": "x", "key": "some.day", "detail": "Unheard of.", "exit_code": 5}, 5),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
 def test_a_draft_that_is_refused_stays_and_its_place_is_said(
-    daemon: Daemon,
-    drafts: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    path: str,
-    answer: object,
-    code: int,
+    daemon: Daemon, desk: Desk, capsys: pytest.CaptureFixture[str], refusal: tuple[str, object, int]
 ) -> None:
-    editor(monkeypatch, drafts, 'printf "# more\\n" >> "$2"')
+    path, answer, code = refusal
     daemon.answers["POST", path] = answer
-    if isinstance(answer, dict):
-        answer = error("policy.size", limit=1)
-        daemon.answers["POST", path] = answer
     assert daemon.x0t("policy", "edit") == code
-    (draft,) = drafts.iterdir()
+    (draft,) = desk.left()
     assert draft.read_text() == TEXT + "# more\n"
     shown = capsys.readouterr().err
     assert str(draft) in shown
@@ -294,29 +291,40 @@ def test_a_draft_that_is_refused_stays_and_its_place_is_said(
         assert shown.count("1:1: one") == shown.count("2:1: two") == 1
 
 
-@pytest.mark.parametrize(
-    "script, key", [("exit 3", "control.editor"), ('printf "\\377" > "$2"', "control.request")]
-)
+@pytest.mark.parametrize("script, key", [("exit 3", "control.editor"), ('printf "\\377" > "$2"', "control.file")])
 def test_an_editor_that_fails_or_writes_no_text_leaves_the_draft(
-    daemon: Daemon,
-    drafts: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    script: str,
-    key: str,
+    daemon: Daemon, desk: Desk, capsys: pytest.CaptureFixture[str], script: str, key: str
 ) -> None:
-    editor(monkeypatch, drafts, script)
-    assert daemon.x0t("policy", "edit") in {2, 4}
-    (draft,) = drafts.iterdir()
+    desk.script(script)
+    assert daemon.x0t("policy", "edit") == 4
+    (draft,) = desk.left()
     shown = capsys.readouterr().err
     assert key in shown
     assert str(draft) in shown
 
 
 def test_an_editor_that_is_not_there_is_named(
-    daemon: Daemon, drafts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    daemon: Daemon, desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("VISUAL", "/nonexistent/editor")
     assert daemon.x0t("policy", "edit") == 4
     assert "/nonexistent/editor" in capsys.readouterr().err
-    assert len(list(drafts.iterdir())) == 1
+    assert len(desk.left()) == 1
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_at_a_terminal_a_mistake_brings_the_editor_back_with_what_was_typed(
+    daemon: Daemon, desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.answers["POST", "/policy/preview"] = MISTAKES
+    monkeypatch.setattr("sys.stdin", Terminal("yes\nno\n"))
+    assert daemon.x0t("policy", "edit") == 2
+    (draft,) = desk.left()
+    assert draft.read_text() == TEXT + "# more\n" * 2
+    assert capsys.readouterr().err.count("2:1: two") == 3  # before each question, and at the end

@@ -60,6 +60,10 @@ class Firewall(FakeFirewall):
         self.unable = 0  # so many times
         self._journal = journal
 
+    def lose(self) -> None:
+        """Let somebody empty the table, and the notice of it be lost."""
+        self.kernel.held = None
+
     async def prepare(self) -> None:
         if self.unable:
             self.unable -= 1

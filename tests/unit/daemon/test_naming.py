@@ -43,7 +43,13 @@ def test_a_name_an_id_its_beginning_and_an_address_are_found(text: str, address:
 
 @pytest.mark.parametrize(
     "text, hint",
-    [("robot-8", "robot-7"), ("plc", "2 nodes are called so"), ("", ""), ("10.0.0.1", ""), (str(NodeId(ROBOT))[:9], "")],
+    [
+        ("robot-8", "robot-7"),
+        ("plc", "2 nodes are called so"),
+        ("", ""),
+        ("10.0.0.1", ""),
+        (str(NodeId(ROBOT))[:9], ""),
+    ],
 )
 def test_what_names_no_node_or_several_is_refused(text: str, hint: str) -> None:
     with pytest.raises(X0tError) as refused:
