@@ -116,9 +116,9 @@ def probe(session: Session, target: str, service: str, size_bytes: int, timeout:
     if session.out.as_json:
         session.out.json(found)
     else:
-        session.out.text(found.sentence)
+        session.out.text(f"{found.sentence} {found.hint}".rstrip())
     if not found.reached:
-        raise error("network.probe", target=target, service=service, died_at=found.died_at, hint=found.hint)
+        raise error("network.probe", target=target, service=service, died_at=found.died_at)
 
 
 @net.command(epilog="Example: x0t net capture /tmp/mesh.pcapng --time 1m --size 64MiB")

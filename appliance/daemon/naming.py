@@ -23,8 +23,8 @@ def find_address(text: str, directory: Directory) -> bytes:
     if len(found) == 1:
         return found[0].address
     names = [member.name for member in directory.members.values()]
-    hint = f" {len(found)} nodes are called so." if found else nearest(text, names)
-    raise error("network.unknown", text=text, nearest=hint)
+    hint = f"{len(found)} nodes are called so." if found else nearest(text, names).strip()
+    raise error("network.unknown", text=text, nearest=f"{hint} " if hint else "")
 
 
 def find_service(text: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ import structlog
 
 from appliance.core.errors import X0tError
 from appliance.daemon import events
+from appliance.daemon.pace import Pace
 from appliance.daemon.supervisor import Job
 from appliance.netstack.yggdrasil.config import peer_password
 from appliance.netstack.yggdrasil.records import Candidate, Wanted
@@ -26,6 +27,7 @@ from appliance.policy.directory import Directory
 from appliance.policy.enforcement import Applied, Firewall
 from appliance.policy.filter import Filter
 from appliance.policy.model import Policy
+from appliance.policy.narrow import narrowed
 from appliance.policy.roster import Roster, RosterIssue, roster_of
 from appliance.policy.service import PolicyService
 from appliance.replica.entries import AttachEntry
@@ -34,6 +36,7 @@ from appliance.replica.queries import Queries
 from appliance.replica.reports import NetworkView
 from appliance.replica.rows import AttachmentRow
 from appliance.replica.service import Replica
+from appliance.trust.grants import Role
 
 if TYPE_CHECKING:  # their drivers take 8 MiB, which a node without a network need not spend
     from appliance.netstack.nft.conntrack import Conversation
@@ -115,6 +118,8 @@ class Network:
         self._mesh = mesh
         self._said = said
         self._compiler = Compiler()
+        self._compiled_for = Directory()  # who was who when `enforced` was made
+        self._pace = Pace()
         self._prepared = asyncio.Event()
         self._moved = asyncio.Event()
         self._is_attached = True  # until a round finds that the mesh has not heard of our key
@@ -176,7 +181,11 @@ class Network:
         self.roster = roster_of(view)
         self._is_attached = any(self._is_ours(row) for row in view.attachments)
         self._want(view)  # first: whom we have links with does not hang on a policy that does not fit
-        wanted = await asyncio.to_thread(self._compile, course.policy, now_ms)  # up to 0.3 s for a large site
+        try:
+            wanted = await asyncio.to_thread(self._compile, course.policy, now_ms)  # up to 0.3 s for a large site
+        except X0tError:
+            await self._narrow()
+            raise
         applied = await self.kernel.firewall.apply(wanted)
         self._applied(wanted, applied, course.policy)
         due_ms = next_change_ms(course.policy, now_ms)
@@ -195,13 +204,22 @@ class Network:
             return Filter(own=address)
         return self._compiler.filter(own)
 
+    async def _narrow(self) -> None:
+        """Where the policy does not fit, the filter before stays for those alone who are still what they were."""
+        if self.enforced is None:
+            return
+        now = self.roster.directory
+        narrower = narrowed(self.enforced, self._compiled_for, now, self._mesh.replica.node)
+        await self.kernel.firewall.apply(narrower)
+        self.enforced, self._compiled_for = narrower, now
+
     def _want(self, view: NetworkView) -> None:
         """Tell Yggdrasil who the members are; before the first secret of the mesh is known there is nothing to say."""
         if view.secret is None:
             return
         members = tuple(
             Candidate(key=each.key, uris=each.uris, relay=each.relay, since_s=(each.since[0] >> 16) / 1000)
-            for each in self.roster.neighbours
+            for each in self._pace.follow(self.roster.neighbours, _trusted(view), asyncio.get_running_loop().time())
         )
         keys = {each.key for each in members}
         former = frozenset(row.key for row in view.attachments if row.node in view.former) - keys
@@ -218,7 +236,7 @@ class Network:
                 rebuilt=applied.rebuilt,
                 ended=applied.ended,
             )
-        self.enforced, self.policy = wanted, policy
+        self.enforced, self.policy, self._compiled_for = wanted, policy, self.roster.directory
         self._say(
             enforced_at_ms=_now_ms() if changed or not self.state.enforced_at_ms else self.state.enforced_at_ms,
             rules=len(policy.rules),
@@ -289,6 +307,11 @@ class Network:
 
     def _say(self, **changes: object) -> None:
         self.state = msgspec.structs.replace(self.state, **changes)
+
+
+def _trusted(view: NetworkView) -> frozenset[bytes]:
+    """The members whose logs are sound."""
+    return frozenset(each.node for each in view.members if Role.MEMBER.value in each.roles and not each.frozen)
 
 
 def _now_ms() -> int:

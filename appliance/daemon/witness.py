@@ -67,11 +67,12 @@ class Witness:
         if source is None or source.node != asker or target is None or own is None or target.node != own.node:
             raise error("witness.question", reason="it is not about a flow between the asker and this node")
         flow = Flow(source=asked.source, target=asked.target, protocol=asked.protocol, port=asked.port)
-        is_host = target.subject.host is not None
+        allowed = enforced is not None and permits(enforced, Direction.INBOUND, flow, self._now_ms())
+        is_told = allowed and target.subject.host is None  # else the policy would not keep it from finding open ports
         return Receiver(
-            allowed=enforced is not None and permits(enforced, Direction.INBOUND, flow, self._now_ms()),
+            allowed=allowed,
             dropped=dropped_at(self._network, flow, self._now_ms() - asked.age_ms),
-            listening=None if is_host else await asyncio.to_thread(_is_awaited, asked.protocol, asked.port),
+            listening=await asyncio.to_thread(_is_awaited, asked.protocol, asked.port) if is_told else None,
         )
 
 

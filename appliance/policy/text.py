@@ -21,7 +21,11 @@ from appliance.core.limits import LIMITS, Limits
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the pure one is thirty times slower
 _HUJSON = re.compile(r"\ufeff?(?>\s|//[^\n]*\n|/\*.*?\*/)*+[{\[]", re.DOTALL)  # possessive: it never tries twice
-_TOKEN = re.compile(r"""(?P<kept>"(?:\\.|[^"\\\n])*"|'[^'\n]*'|(?<=\w:)//)|//[^\n]*|/\*.*?\*/|\t""", re.DOTALL)
+# What is begun and not ended is one token too, left as it is: else each further beginning would be tried to the end.
+_TOKEN = re.compile(
+    r"""(?P<kept>"(?:\\.|[^"\\\n])*+\\?(?:"|(?=\n)|\Z)|'[^'\n]*'|(?<=\w:)//|/\*(?!.*?\*/).*)|//[^\n]*|/\*.*?\*/|\t""",
+    re.DOTALL,
+)
 _PAIR = re.compile(r"\\(?:u(?P<high>[dD][89abAB][0-9a-fA-F]{2})\\u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")  # YAML 1.1, 5.1
 SHOWN = 20  # problems of one file that are told at once

@@ -23,6 +23,7 @@ from appliance.core.limits import LIMITS
 from appliance.lab.link import Link
 from appliance.lab.site import Site
 from appliance.netstack.yggdrasil.config import peer_password
+from appliance.netstack.yggdrasil.key import RELAY_BITS, generate_key
 from appliance.netstack.yggdrasil.manager import Yggdrasil
 from appliance.netstack.yggdrasil.peers import Choice
 from tests.bench.rows import Row, bounded
@@ -120,9 +121,11 @@ def away_s(uplinks: int, loss: Loss) -> float:
         lan, made = lan_of(site, Path(folder), "robot", "gateway", "guest", *MIDDLE)
         nodes = {node.host.name: node for node in made}
         for name, node in nodes.items():
+            node.key = generate_key(RELAY_BITS if name.startswith("relay") else 0)
             node.manager = Yggdrasil(node.place, node.key, LIMITS, Choice(count=uplinks))
             node.member = msgspec.structs.replace(
                 node.member,
+                key=node.key.public,
                 uris=node.member.uris if name in MIDDLE else (),
                 relay=name.startswith("relay"),
                 since_s=float(AGES.index(name)),

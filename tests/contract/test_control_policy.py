@@ -223,8 +223,8 @@ def test_a_flow_between_strangers_is_explained_as_denied(founder: Machine) -> No
 
 
 def test_a_policy_of_tailscale_is_translated_and_not_applied(founder: Machine) -> None:
-    def translated(text: str, **more: bool) -> PolicyImported:
-        ask = ImportAsk(text=text, **more)
+    def translated(text: str, *, template: bool = False) -> PolicyImported:
+        ask = ImportAsk(text=text, template=template)
         return founder.client.send("POST", "/policy/imports/tailscale", ask, PolicyImported)
 
     acls = '"acls": [{"action": "accept", "src": ["tag:robot"], "dst": ["tag:gate:443"]}]'

@@ -167,6 +167,22 @@ class Admin:
             raise error("yggdrasil.inbound", remote=remote)
         return await self._changed("removepeer", uri, unless=_ABSENT)
 
+    async def nudge(self, key: bytes) -> None:
+        """Make the daemon send something to a node, without waiting for the answer.
+
+        A link on which something was sent must answer within 3 s, or the daemon gives it up; one that is idle is never
+        missed.
+        """
+        question = {"request": "debug_remotegetself", "arguments": {"key": key.hex()}, "keepalive": False}
+        try:
+            async with asyncio.timeout(self._limits.yggdrasil_answer_s):
+                _, writer = await asyncio.open_unix_connection(self._socket)
+                writer.write(msgspec.json.encode(question))
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, TimeoutError) as err:
+            raise error("yggdrasil.unavailable", request="debug_remotegetself", reason=_said(err)) from err
+
     async def _changed(self, request: str, uri: str, unless: str) -> bool:
         try:
             await self._ask(request, _Answer, uri=uri)

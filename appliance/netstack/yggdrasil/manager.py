@@ -30,10 +30,11 @@ from appliance.netstack.yggdrasil.process import Running
 from appliance.netstack.yggdrasil.records import Candidate, PeerState, Phase, Place, State, Wanted
 from appliance.netstack.yggdrasil.sight import Sight
 
-_CALM_S: Final = 1.0  # between rounds, when all is as wanted
+_CALM_S: Final = 0.5  # between rounds, when all is as wanted
 _BUSY_S: Final = 0.25  # while something is not
 _SWEEP_S: Final = 30.0  # between comparisons of all routes, also without an event
 _QUIET_BYTES_PER_S: Final = 2_000  # of all links: what the daemon itself says to its peers
+_NUDGES: Final = 32  # idle links that are tried in a round
 _NS_PER_MS: Final = 1e6
 _LINK_LOCAL: Final = "[fe80:"  # peers by discovery
 
@@ -54,6 +55,7 @@ class Yggdrasil:
         self._gap: tuple[frozenset[bytes], frozenset[bytes]] = (frozenset(), frozenset())
         self._routes_due = True
         self._swept_at_s = 0.0
+        self._sent: dict[str, int] = {}  # bytes, by link
         self._wake = asyncio.Event()
         self._keeper = Keeper(place, key.public, self._wake.set, limits)
         self._news = asyncio.Event()
@@ -158,6 +160,7 @@ class Yggdrasil:
             await self._start(links, wanted, blamed)
             return 0.0
         await self._peer(daemon.admin, wanted, peers, now_s)
+        await self._nudge(daemon.admin, wanted, peers)
         await self._route(links, wanted, now_s)
         self._show(peers, restart, now_s)
         missing = self._chosen - {peer.public_key for peer in peers if peer.up}
@@ -220,6 +223,13 @@ class Yggdrasil:
             known = present.get(uri)
             if known is None or (not known.up and self._sight.kicks(key, now_s)):
                 await admin.add_peer(peer_uri(uri, key, wanted.password))
+
+    async def _nudge(self, admin: Admin, wanted: Wanted, peers: tuple[Peer, ...]) -> None:
+        """Send something on the links that matter: those to relays, and those that we opened."""
+        relays = {each.key for each in wanted.members if each.relay}
+        keys = {peer.public_key for peer in peers if peer.up and (not peer.inbound or peer.public_key in relays)}
+        for key in sorted(keys)[:_NUDGES]:
+            await admin.nudge(key)
 
     async def _route(self, links: Links, wanted: Wanted, now_s: float) -> None:
         if self._routes_due or now_s - self._swept_at_s >= _SWEEP_S:

@@ -95,7 +95,7 @@ def test_a_probe_that_did_not_arrive_says_where_it_ended_and_what_helps(
     shown = capsys.readouterr()
     assert msgspec.json.decode(shown.out, type=Probed) == lost
     assert "udp/5 did not reach plc: sender-rule" in shown.err
-    assert "x0t policy explain" in shown.err
+    assert "x0t net doctor" in shown.err
     (body,) = daemon.bodies("/network/probes")
     assert (body["size_bytes"], body["timeout_s"]) == (100, 1)
 

@@ -55,8 +55,8 @@ def test_a_row_of_the_table_is_complete(key: str) -> None:
     assert re.fullmatch(r"[a-z0-9]+\.[a-z0-9_]+", key)
     assert spec.family in FAMILIES
     assert spec.exit_code == spec.family.exit_code
-    assert spec.message.endswith((".", "{reason}."))
-    assert spec.hint.endswith((".", "}."))
+    assert spec.message.endswith((".", "{more}"))  # what is filled in there are whole sentences
+    assert spec.hint.endswith((".", "{advice}"))
     for text in (spec.message, spec.hint):
         for _, name, form, conversion in string.Formatter().parse(text):
             assert name is None or (name.isidentifier() and not form and not conversion)

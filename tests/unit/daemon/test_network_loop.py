@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from appliance.core.limits import LIMITS
 from appliance.core.yggdrasil import node_address
+from appliance.policy.compile import Compiler
 from appliance.policy.filter import Filter
 from appliance.trust.grants import Role
 from tests.attach_rig import public
@@ -180,3 +182,19 @@ async def test_a_password_follows_from_the_newest_secret(site: Site) -> None:
             while second.password == first.password:
                 second = await at.journal.wanted.get()
         assert second.members == first.members
+
+
+async def test_who_is_evicted_loses_its_rights_also_where_the_policy_does_not_fit_this_node(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with desk(site) as at, running(at.network):
+        await at.mesh.policy.apply(policy(TO_GATE))
+        before = await at.journal.filter(lets_in)
+        assert before.peers[ROBOT]
+        tight = Compiler(msgspec.structs.replace(LIMITS, filter_entries=1))
+        monkeypatch.setattr(at.network, "_compiler", tight)
+        await at.operations.revoke(site.cleo.id, (), "lost")
+        after = await at.journal.filter(lambda found: ROBOT not in found.peers)
+        assert at.firewall.kernel.held is after is at.network.enforced
+        await at.journal.filter(lambda found: ROBOT not in found.peers)  # of the next try
+        assert "policy.too_large" in at.network.state.blocked

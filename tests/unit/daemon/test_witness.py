@@ -18,6 +18,7 @@ from appliance.netstack.finding import Receiver
 from appliance.netstack.nft.verdict import Packet, Way
 from appliance.policy.enforcement import Stage
 from appliance.policy.evaluate import Flow
+from appliance.policy.model import Protocol, Service
 from appliance.transport.peers import PeerIdentity
 from tests.attach_rig import attach, public
 from tests.sim.policies import TO_GATE
@@ -85,7 +86,7 @@ async def test_a_member_is_told_of_its_own_flow_to_this_node(site: Site) -> None
         assert await answer(at, site, site.cleo.id, question()) == Receiver(allowed=True, listening=False)
         assert not (await answer(at, site, site.cleo.id, question(port=80))).allowed
         echo = await answer(at, site, site.cleo.id, question(protocol=58, port=0))
-        assert (echo.allowed, echo.listening) == (False, True)
+        assert (echo.allowed, echo.listening) == (False, None)
         assert (await answer(at, site, site.cleo.id, question(protocol=132))).listening is None
 
 
@@ -181,10 +182,19 @@ def awaited() -> Iterator[int]:
         yield port
 
 
-async def test_a_socket_that_waits_is_seen(site: Site, awaited: int) -> None:
+async def test_a_socket_that_waits_is_seen_by_whom_the_policy_lets_reach_it_alone(site: Site, awaited: int) -> None:
     async with desk(site) as at, running(at.network):
         await ready(at, site)
-        assert (await answer(at, site, site.cleo.id, question(port=awaited))).listening is True
+        assert await answer(at, site, site.cleo.id, question(port=awaited)) == Receiver(allowed=False, listening=None)
+        opened = msgspec.structs.replace(TO_GATE, services=(Service(Protocol.TCP, awaited, awaited),))
+        await at.mesh.policy.apply(policy(opened))
+        await at.journal.filter(lambda found: any(awaited in served for served in found.services))
+        assert await answer(at, site, site.cleo.id, question(port=awaited)) == Receiver(allowed=True, listening=True)
+        open_echo = msgspec.structs.replace(TO_GATE, services=(Service(Protocol.ICMPV6),))
+        await at.mesh.policy.apply(policy(open_echo))
+        await at.journal.filter(lambda found: any(served.protocol_first == 58 for served in found.services))
+        echo = question(protocol=58, port=0)
+        assert await answer(at, site, site.cleo.id, echo) == Receiver(allowed=True, listening=True)
 
 
 async def test_who_is_asked_about_an_address_is_its_node_or_its_gateway(site: Site) -> None:
