@@ -44,6 +44,8 @@ def show(session: Session) -> None:
         ("rules", s.rules),
         ("kernel entries", s.entries),
         ("sampled drops", s.drops),
+        ("repairs of our table", s.repairs),
+        ("last changed by", s.disturbed),
     )
     session.out.record(s, rows)
 
@@ -101,7 +103,14 @@ def drops(session: Session) -> None:
 @net.command(epilog="Example: x0t net probe plc-1 tcp/502")
 @click.argument("target", metavar="TO")
 @click.argument("service")
-@click.option("--size", "size_bytes", default=56, show_default=True, help="Bytes of payload, for udp and icmpv6.")
+@click.option(
+    "--size",
+    "size_bytes",
+    default=56,
+    type=click.IntRange(0, 65_000),
+    show_default=True,
+    help="Bytes of payload, for udp and icmpv6.",
+)
 @click.option("--timeout", default="3s", show_default=True, metavar="DURATION", help="How long to wait.")
 @with_session
 def probe(session: Session, target: str, service: str, size_bytes: int, timeout: str) -> None:
@@ -143,8 +152,8 @@ def capture(session: Session, file: Path, time: str, size: str) -> None:
 def doctor(session: Session) -> None:
     """Check the network of this node: each failed check names its issue and the command that mends it."""
     found = session.client.get("/network/checks", tuple[Check, ...])
-    rows = [("ok" if c.ok else "FAILED", c.check, c.sentence, c.evidence, "" if c.ok else c.fix) for c in found]
-    session.out.table(found, ("", "CHECK", "FINDING", "EVIDENCE", "FIX"), rows, "There is nothing to check.")
+    rows = [("ok" if c.ok else c.code, c.check, c.sentence, c.evidence, "" if c.ok else c.fix) for c in found]
+    session.out.table(found, ("ISSUE", "CHECK", "FINDING", "EVIDENCE", "FIX"), rows, "There is nothing to check.")
     failed = [c.code for c in found if not c.ok]
     if failed:
         raise error("network.unhealthy", count=len(failed), codes=", ".join(failed))

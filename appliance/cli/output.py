@@ -107,11 +107,21 @@ def _text(value: Cell) -> str:
             return printable(value) or "-"
 
 
+def table_lines(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> list[str]:
+    """A table as lines of text, without a terminal's help."""
+    return _lines(columns, [[_text(cell) for cell in row] for row in rows])
+
+
 def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in _lines(columns, rows))
+
+
+def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(column), *(len(row[i]) for row in rows)) for i, column in enumerate(columns)]
-    for row in (columns, *rows):
-        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (columns, *rows)
+    ]
 
 
 def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
 
+from appliance.cli.client import segment
 from appliance.cli.files import write_file
+from appliance.cli.output import table_lines
 from appliance.cli.policy_edit import edit_text
 from appliance.cli.session import Session, confirm, with_session, yes_option
 from appliance.core import units
@@ -18,6 +21,7 @@ from appliance.core.network_records import (
     FlowAsk,
     ImportAsk,
     PolicyAsk,
+    PolicyContent,
     PolicyDone,
     PolicyFailure,
     PolicyImported,
@@ -25,7 +29,6 @@ from appliance.core.network_records import (
     PolicyState,
     PolicyTried,
     Preview,
-    RevertAsk,
     RuleView,
 )
 
@@ -74,19 +77,17 @@ def apply(  # noqa: PLR0913 - one parameter for each option
 
 
 def _apply(session: Session, ask: PolicyAsk, dry_run: bool, sure: bool) -> None:  # noqa: FBT001
+    """Show what a policy changes, ask where it cuts this node off, and put it in force beside what was looked at."""
     preview = session.client.send("POST", "/policy/preview", ask, Preview)
-    if dry_run:
-        _print_preview(session, preview)
+    _print_preview(session, preview, talk=not dry_run)
     if preview.failures:
         raise error("policy.tests", count=len(preview.failures), first=_failures(preview.failures)[0])
     if dry_run:
         return
     if preview.cuts_off:
-        _print_preview(session, preview, talk=True)
         confirm(f"This node loses touch with {', '.join(preview.cuts_off)}. Go on?", sure=sure)
-    done = session.client.send("POST", "/policy", ask, PolicyDone)
-    for warning in done.warnings:
-        session.out.talk(f"warning: {warning}")
+    seen = msgspec.structs.replace(ask, if_revision=ask.if_revision or preview.head or "none")
+    done = session.client.send("POST", "/policy", seen, PolicyDone)
     wait = f" It is undone at {done.confirm_by} unless you run `x0t policy confirm`." if done.confirm_by else ""
     session.out.done(done, f"The policy is {done.revision[:16]}.{wait}")
 
@@ -139,7 +140,9 @@ def explain(session: Session, source: str, target: str, service: str) -> None:
     session.out.text(found.sentence)
     for heading, rules in (("allowed by", found.allows), ("denied by", found.denies), ("nearly", found.near)):
         for rule in rules:
-            session.out.text(f"  {heading}: {_rule(rule)}")
+            first, *others = _rule(rule)
+            for line in (f"  {heading}: {first}", *others):
+                session.out.text(line)
 
 
 @policy.command(epilog="Example: x0t policy edit")
@@ -177,11 +180,9 @@ def history(session: Session) -> None:
 @yes_option
 @with_session
 def revert(session: Session, revision: str, within: str | None, sure: bool) -> None:  # noqa: FBT001
-    """Bring back the content of REVISION, as a new edit."""
-    confirm(f"Bring back the policy {revision}?", sure=sure)
-    ask = RevertAsk(revision=revision, confirm_s=_seconds(within))
-    done = session.client.send("POST", "/policy/reversions", ask, PolicyDone)
-    session.out.done(done, f"The policy is {done.revision[:16]}, with the content of {revision}.")
+    """Bring back REVISION, as a new edit."""
+    was = session.client.get(f"/policy/revisions/{segment(revision)}", PolicyContent)
+    _apply(session, PolicyAsk(text=was.text, confirm_s=_seconds(within)), dry_run=False, sure=sure)
 
 
 @policy.group("import")
@@ -251,35 +252,37 @@ def _standing(state: PolicyState) -> str:
 
 def _print_preview(session: Session, found: Preview, *, talk: bool = False) -> None:
     """On standard output, or while something else is the answer, as talk."""
+    for line in [f"warning: {warning}" for warning in found.warnings]:
+        session.out.talk(line)
     if session.out.as_json:
         if not talk:
             session.out.json(found)
         return
     say = session.out.talk if talk else session.out.text
-    for line in [f"warning: {warning}" for warning in found.warnings] + _failures(found.failures):
+    for line in [*(f"+ {rule}" for rule in found.added), *(f"- {rule}" for rule in found.removed)]:
+        say(line)
+    for line in _failures(found.failures):
         session.out.talk(line)
-    for rule in found.added:
-        say(f"+ {rule}")
-    for rule in found.removed:
-        say(f"- {rule}")
-    for row in found.rows:
-        say(f"{row.change}: {', '.join(row.sources)} -> {', '.join(row.targets)}: {', '.join(row.services)}")
+    rows = [(row.change, row.sources, row.targets, row.services) for row in found.rows]
+    for line in table_lines(("CHANGE", "FROM", "TO", "SERVICES"), rows) if rows else ():
+        say(line)
     if found.left_out:
         say(f"... and {found.left_out} more")
     if not found.rows:
-        session.out.talk("No flow between the nodes of now changes its verdict.")
+        say("No flow between the nodes of now changes its verdict.")
 
 
 def _failures(failures: tuple[PolicyFailure, ...]) -> list[str]:
     return [f"failed: {failure.test}: expected {failure.expected}, found {failure.found}" for failure in failures]
 
 
-def _rule(rule: RuleView) -> str:
-    said = f"{rule.text}  [{rule.rule[:12]}]"
+def _rule(rule: RuleView) -> list[str]:
+    """A rule, and below it through what it matched, who signed it, and how often it did here."""
+    said = [rule.text]
     if rule.through:
-        said += f" through {' and '.join(rule.through)}"
+        said.append(f"    through {' and '.join(rule.through)}")
     if rule.author:
-        said += f", by {rule.author[:17]} since {rule.since}"
+        said.append(f"    signed by {rule.author[:17]}, in force since {rule.since}")
     if rule.packets is not None:
-        said += f", {rule.packets:,} packets, {rule.bytes or 0:,} bytes here"
+        said.append(f"    {rule.packets:,} packets, {rule.bytes or 0:,} bytes here")
     return said

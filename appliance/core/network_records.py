@@ -23,15 +23,8 @@ class PolicyAsk(Record, frozen=True):
     """A whole policy as YAML or HuJSON, to judge or to put in force."""
 
     text: PolicyText
-    if_revision: str = ""  # refuse if the policy was changed since; empty takes it as it is
+    if_revision: str = ""  # refuse if the policy was changed since; `none`: if there is one; empty takes it as it is
     confirm_s: Annotated[int, Meta(ge=0, le=3_600)] | None = None  # undo unless confirmed; None: only if it cuts us off
-
-
-class RevertAsk(Record, frozen=True):
-    """Bring back the content of an earlier revision, by its id or the beginning of it."""
-
-    revision: Line
-    confirm_s: Annotated[int, Meta(ge=0, le=3_600)] | None = None
 
 
 class FlowAsk(Record, frozen=True):
@@ -118,6 +111,13 @@ class PolicyState(Record, frozen=True):
     confirm_by: str = ""  # RFC 3339; undone then, unless confirmed
 
 
+class PolicyContent(Record, frozen=True):
+    """The policy as a revision left it, as text."""
+
+    revision: str
+    text: str
+
+
 class PolicyDone(Record, frozen=True):
     """A change of policy that was written."""
 
@@ -171,6 +171,7 @@ class Preview(Record, frozen=True):
     cuts_off: tuple[str, ...]
     failures: tuple[PolicyFailure, ...]
     warnings: tuple[str, ...]
+    head: str  # newest revision, beside which all this was found; empty where there is none yet
 
 
 class RuleView(Record, frozen=True):
@@ -213,6 +214,8 @@ class NetworkState(Record, frozen=True):
     rules: int
     entries: int
     drops: int
+    repairs: int  # times that our table was not as we left it, since the daemon started
+    disturbed: str  # who changed it last, and when; empty if nobody did
 
 
 class MeshPeer(Record, frozen=True):

@@ -93,6 +93,15 @@ _ROWS = (
         "nothing: it is repaired within a second; find out who changes the table x0t-*",
     ),
     _Row(
+        "tampering",
+        "firewall.disturbed",
+        lambda seen: not seen.state.repairs,
+        "nobody else changed our table",
+        "somebody else changed our table, and it was repaired",
+        lambda seen: f"{seen.state.repairs} times, last by {seen.state.disturbed_by or 'an unknown program'}",
+        "keep other software from flushing all tables (`nft flush ruleset`); a restart of x0td clears this",
+    ),
+    _Row(
         "policy",
         "policy.blocked",
         lambda seen: seen.course.blocked is None,
@@ -123,7 +132,7 @@ _ROWS = (
         "redundancy",
         "yggdrasil.single",
         lambda seen: seen.others < 2 or _links(seen) > 1,  # with one other there can be no second
-        "this node stays connected if one peer is lost",
+        "no single peer's loss cuts this node off from a third",
         "one lost peer cuts this node off",
         lambda seen: f"{_links(seen)} link, {seen.others} other members",
         "set network.announce, or network.relay on a second gateway",

@@ -17,6 +17,7 @@ from appliance.core.network_records import (
     FlowAsk,
     ImportAsk,
     PolicyAsk,
+    PolicyContent,
     PolicyDone,
     PolicyImported,
     PolicyRevision,
@@ -25,7 +26,6 @@ from appliance.core.network_records import (
     Preview,
     ProbeAsk,
     Probed,
-    RevertAsk,
     SubnetsAsk,
 )
 from appliance.core.records import Mesh, MeshCreate, Receipt, TagsAsk
@@ -103,7 +103,6 @@ BODIES = [
     ("POST", "/policy/tests", []),
     ("POST", "/policy/preview", None),
     ("POST", "/policy/explanation", {"source": "a", "target": "b"}),
-    ("POST", "/policy/reversions", {"revision": 7}),
     ("POST", "/policy/imports/tailscale", {"text": "", "template": "yes"}),
     ("POST", "/network/probes", {"target": "a", "service": "tcp/1", "size_bytes": 65_001}),
     ("POST", "/network/probes", {"target": "a", "service": "tcp/1", "timeout_s": 0}),
@@ -177,11 +176,26 @@ def test_a_policy_is_judged_and_previewed_without_being_written(founder: Machine
 def test_an_earlier_revision_is_brought_back(founder: Machine) -> None:
     first = apply(founder, FIRST)
     apply(founder, SECOND)
-    back = founder.client.send("POST", "/policy/reversions", RevertAsk(revision=first.revision[:12]), PolicyDone)
+    was = founder.client.get(f"/policy/revisions/{first.revision[:12]}", PolicyContent)
+    assert was.revision == first.revision
+    back = apply(founder, was.text)
     assert [revision.standing for revision in history(founder)] == ["in force", "superseded", "superseded"]
     assert (history(founder)[0].revision, state(founder).rules) == (back.revision, 1)
-    ask = RevertAsk(revision="zz")
-    assert refusal(lambda: founder.client.send("POST", "/policy/reversions", ask, PolicyDone)) == "policy.no_revision"
+    assert refusal(lambda: founder.client.get("/policy/revisions/zz", PolicyContent)) == "policy.no_revision"
+
+
+def test_a_policy_is_applied_only_beside_what_was_looked_at(founder: Machine) -> None:
+    def apply_beside(head: str, text: str) -> str:
+        ask = PolicyAsk(text=text, if_revision=head)
+        return refusal(lambda: founder.client.send("POST", "/policy", ask, PolicyDone))
+
+    seen = founder.client.send("POST", "/policy/preview", PolicyAsk(text=FIRST), Preview)
+    assert seen.head == ""
+    assert apply_beside("none", FIRST) == ""
+    assert apply_beside("none", SECOND) == "policy.changed"
+    seen = founder.client.send("POST", "/policy/preview", PolicyAsk(text=SECOND), Preview)
+    assert apply_beside(seen.head, SECOND) == ""
+    assert apply_beside(seen.head, FIRST) == "policy.changed"
 
 
 def test_a_change_waits_to_be_confirmed_once_and_survives_a_restart(founder: Machine) -> None:

@@ -71,11 +71,13 @@ class NetworkRoutes:
                 phase=ygg.phase.value,
                 since=moment(int(ygg.since_s * 1000)) if ygg.since_s else "",
                 blocked="; ".join(filter(None, (state.blocked, ygg.reason, ygg.note))),
-                firewall=f"enforcing since {enforced}" if enforced else "denying everything",
+                firewall=_standing(state.blocked, enforced),
                 members=state.members,
                 rules=state.rules,
                 entries=state.entries,
                 drops=len(network.kernel.firewall.drops()),
+                repairs=state.repairs,
+                disturbed=f"{state.disturbed_by} at {moment(state.disturbed_at_ms)}" if state.disturbed_by else "",
             )
         )
 
@@ -204,7 +206,7 @@ class NetworkRoutes:
             target=address_name(drop.target, self._directory),
             service=flow_service(drop.protocol, drop.port),
             stage=drop.stage.value,
-            reason=REASONS.get(drop.stage) or found.sentence,
+            reason=REASONS.get(drop.stage) or (f"by now {found.sentence}" if found.verdict.allowed else found.sentence),
         )
 
     async def _observation(self, order: Order, seen: Seen, begun_ms: int) -> Observation:
@@ -218,6 +220,13 @@ class NetworkRoutes:
             receiver = await self._node.mesh.ask_witness(flow, now_ms - begun_ms)
         dropped = dropped_at(network, flow, begun_ms)
         return Observation(order=order, seen=seen, allowed=allowed, dropped=dropped, receiver=receiver)
+
+
+def _standing(blocked: str, enforced: str) -> str:
+    """How the firewall stands, in words."""
+    if not enforced:
+        return "denying everything"
+    return f"enforcing {'an older state' if blocked else 'the policy'} since {enforced}"
 
 
 def _peer(peer: PeerState, owners: dict[bytes, tuple[bytes, str]]) -> records.MeshPeer:

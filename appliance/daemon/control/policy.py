@@ -30,6 +30,7 @@ from appliance.policy.wording import expectation_text, flow_service, node_name, 
 from appliance.policy.write import write
 
 CONFIRM_S = 60  # for a change that cuts this node off, where the author names no time
+NO_REVISION = "none"
 HISTORY = 200  # revisions of one answer
 
 
@@ -75,16 +76,16 @@ class PolicyRoutes:
         ask = await read(request, records.PolicyAsk)
         now = await self._mesh.policy.snapshot()
         parsed = await asyncio.to_thread(parse, ask.text, now.roster.directory)
-        if_head = (await self._mesh.policy.find(ask.if_revision)).change if ask.if_revision else None
+        if_head = await self._head(ask.if_revision)
         done = await self._change(now, parsed.policy, if_head, ask.confirm_s)
         return reply(self._done(*done, tuple(map(str, parsed.warnings))), 201, "/v1/policy")
 
-    async def revert(self, request: web.Request) -> web.StreamResponse:
-        """Bring back an earlier revision."""
-        ask = await read(request, records.RevertAsk)
-        wanted = await self._mesh.policy.content((await self._mesh.policy.find(ask.revision)).change)
-        done = await self._change(await self._mesh.policy.snapshot(), wanted, None, ask.confirm_s)
-        return reply(self._done(*done, ()), 201, "/v1/policy")
+    async def revision(self, request: web.Request) -> web.StreamResponse:
+        """What the policy was at a revision."""
+        found = await self._mesh.policy.find(request.match_info["revision"])
+        content = await self._mesh.policy.content(found.change)
+        text = write(content, await self._mesh.policy.directory())
+        return reply(records.PolicyContent(revision=found.change.hex(), text=text))
 
     async def confirm(self, _request: web.Request) -> web.StreamResponse:
         """Keep a change that waits for it."""
@@ -156,6 +157,12 @@ class PolicyRoutes:
 
     # -- parts
 
+    async def _head(self, text: str) -> bytes | None:
+        """The revision that must be the newest; None for any, empty for none yet."""
+        if text in {"", NO_REVISION}:
+            return b"" if text else None
+        return (await self._mesh.policy.find(text)).change
+
     async def _change(
         self, now: Snapshot, wanted: Policy, if_head: bytes | None, confirm_s: int | None
     ) -> tuple[Written, tuple[str, ...], int]:
@@ -194,6 +201,7 @@ class PolicyRoutes:
             cuts_off=self._cut_off(now, wanted),
             failures=_failures(self._mesh.policy.judge(wanted), wanted, directory),
             warnings=warnings,
+            head=now.history[-1].change.hex() if now.history else "",
         )
 
     @staticmethod
@@ -263,7 +271,7 @@ def _because(each: Because, counts: dict[RuleId, tuple[int, int]]) -> records.Ru
     return records.RuleView(
         rule=each.rule.hex(),
         text=each.text + missed,
-        through=(", ".join(each.sources), ", ".join(each.targets)) if each.sources or each.targets else (),
+        through=tuple(", ".join(side) for side in (each.sources, each.targets) if side),
         author=(signed.name or str(NodeId(signed.author))) if signed else "",
         since=moment(signed.since_ms) if signed else "",
         packets=counted[0] if counted else None,

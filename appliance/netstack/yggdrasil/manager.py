@@ -213,7 +213,9 @@ class Yggdrasil:
         self._chosen = choose(Observations(own, wanted.members, self._sight.measured), current, now_s, self._how)
         newcomers = [members[key] for key in self._gap[1] if key in members and members[key].uris]
         called = invited(own, wanted.members, newcomers)[: self._limits.yggdrasil_peers]
-        dialled = {self._sight.uri(members[key]): key for key in {*self._chosen, *called}}
+        # One link is enough for two that dial one another: a second one is idle, so that its loss is seen last of all.
+        theirs = {peer.public_key for peer in peers if peer.up and peer.inbound and peer.public_key < own.key}
+        dialled = {self._sight.uri(members[key]): key for key in {*self._chosen, *called} - theirs}
         present = {peer.remote: peer for peer in peers if not peer.inbound}
         for remote, peer in present.items():
             stranger = bool(peer.key) and peer.public_key not in members

@@ -22,7 +22,9 @@ from appliance.core.network_records import (
 )
 from tests.unit.cli.answers import Daemon, answering
 
-STATE = NetworkState("x0t0", "200::1", "300::/64", "aa", "running", "2026", "", "enforcing since 2026", 3, 2, 9, 1)
+STATE = NetworkState(
+    "x0t0", "200::1", "300::/64", "aa", "running", "2026", "", "enforcing since 2026", 3, 2, 9, 1, 0, ""
+)
 PEER = MeshPeer("node1a", "plc", "tls://h:1", "out", True, 1.25, 2, 10, 20, 30, "")
 GOOD = Check("table", True, "", "the table is there", "", "")
 BAD = Check("peers", False, "yggdrasil.alone", "this node has no link", "tls://h:1: refused", "x0t net peers")

@@ -15,6 +15,7 @@ from appliance.core.errors import error
 from appliance.core.network_records import (
     Explanation,
     PolicyBlocked,
+    PolicyContent,
     PolicyDone,
     PolicyFailure,
     PolicyImported,
@@ -30,7 +31,7 @@ from tests.unit.cli.answers import Daemon, answering
 TEXT = "version: 1\nrules: []\n"
 STATE = PolicyState("aa11", "aa11", "node1a", "2026", 2, 1, TEXT)
 DONE = PolicyDone(("batch1a",), "bb22" * 16, ("tag:x is on no node",), "", ())
-CLEAN = Preview(("allow a",), (), (PreviewRow("gains", ("a",), ("b",), ("tcp/1",)),), 3, (), (), ("w",))
+CLEAN = Preview(("allow a",), (), (PreviewRow("gains", ("a",), ("b",), ("tcp/1",)),), 3, (), (), ("w",), "aa11")
 FAILURE = PolicyFailure("allow a -> b: tcp/1", "allow", "tcp/1 is denied", ())
 CUT = msgspec.structs.replace(CLEAN, cuts_off=("plc-1",))
 RULE = RuleView("ab" * 16, "allow tag:a -> tag:b: tcp/1", ("tag:a", "tag:b"), "anna", "2026", 1_234, 5)
@@ -48,8 +49,8 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
             ("POST", "/policy/tests"): PolicyTried(2, 1, (), ()),
             ("POST", "/policy/confirmation"): STATE,
             ("POST", "/policy/explanation"): Explanation(True, "a may reach b", (RULE,), (), ()),
-            ("POST", "/policy/reversions"): DONE,
             ("GET", "/policy/revisions"): (REVISION,),
+            ("GET", "/policy/revisions/cc33"): PolicyContent("cc33", TEXT),
             ("POST", "/policy/imports/tailscale"): PolicyImported(TEXT, 1, 0, ("3:1: ssh",)),
         }
         yield made
@@ -135,10 +136,13 @@ def test_history_and_explain_say_who_and_how_much(daemon: Daemon, capsys: pytest
     assert head.split() == ["REVISION", "TIME", "AUTHOR", "CHANGE", "STANDING", "REASON"]
     assert row.split()[:3] == ["cc33cc33cc33cc33", "2026", "anna"]
     assert daemon.x0t("policy", "explain", "a", "b", "tcp/1") == 0
-    sentence, rule = capsys.readouterr().out.splitlines()
-    assert sentence == "a may reach b"
-    assert "allowed by: allow tag:a -> tag:b: tcp/1" in rule
-    assert "through tag:a and tag:b, by anna since 2026, 1,234 packets, 5 bytes here" in rule
+    assert capsys.readouterr().out.splitlines() == [
+        "a may reach b",
+        "  allowed by: allow tag:a -> tag:b: tcp/1",
+        "    through tag:a and tag:b",
+        "    signed by anna, in force since 2026",
+        "    1,234 packets, 5 bytes here",
+    ]
 
 
 # ---- a file goes in
@@ -151,7 +155,8 @@ def test_a_file_goes_in_whole_and_what_became_of_it_is_said(
     assert daemon.bodies("/policy") == [{"text": TEXT, "if_revision": "aa11", "confirm_s": 120}]
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "warning: tag:x is on no node" in shown.err
+    assert "warning: w" in shown.err
+    assert "CHANGE  FROM  TO  SERVICES" in shown.err
     assert "The policy is bb22bb22bb22bb22." in shown.err
 
 
@@ -187,7 +192,8 @@ def test_a_dry_run_shows_what_would_change_and_changes_nothing(
     daemon: Daemon, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert daemon.x0t("policy", "apply", file, "--dry-run") == 0
-    assert capsys.readouterr() == ("+ allow a\ngains: a -> b: tcp/1\n... and 3 more\n", "warning: w\n")
+    table = "CHANGE  FROM  TO  SERVICES\ngains   a     b   tcp/1\n"
+    assert capsys.readouterr() == (f"+ allow a\n{table}... and 3 more\n", "warning: w\n")
     assert daemon.bodies("/policy") == []
 
 
@@ -200,7 +206,7 @@ def test_a_change_that_cuts_this_node_off_needs_a_yes(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "loses touch with plc-1" in shown.err
-    assert "gains: a -> b: tcp/1" in shown.err
+    assert "gains   a     b   tcp/1" in shown.err
     assert daemon.bodies("/policy") == []
     assert daemon.x0t("policy", "apply", file, "--yes") == 0
 

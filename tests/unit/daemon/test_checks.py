@@ -51,6 +51,12 @@ ROWS: list[tuple[str, str, dict[str, Any], str]] = [
         {"yggdrasil": msgspec.structs.replace(RUNNING, phase=yggdrasil.Phase.BLOCKED, reason="no program")},
         "blocked: no program",
     ),
+    (
+        "tampering",
+        "firewall.disturbed",
+        {"state": State(is_prepared=True, repairs=2, disturbed_by="nft (4711)")},
+        "2 times, last by nft (4711)",
+    ),
     ("roster", "roster.issues", {"state": State(is_prepared=True, issues=(ISSUE,))}, ISSUE.sentence),
     (
         "redundancy",
