@@ -438,7 +438,7 @@ ERRORS: Final[dict[str, ErrorSpec]] = {
         "Start the daemon again; the table in the kernel still holds what was verified last."),
     "firewall.mismatch": ErrorSpec(_Integrity,
         "The kernel does not hold what was written to table {table}: {what} should be {wanted} and is {found}.",
-        "The filter before it is in force again. Look for another program that writes to this table: `nft monitor`."),
+        "The filter before it was written again; `x0t net doctor` shows whether the kernel holds it."),
     "firewall.refused": ErrorSpec(_Unavailable,
         "The kernel did not take the change of table {table}: {reason}.",
         "What was in force before stays in force, and the change is tried again."),

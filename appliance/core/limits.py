@@ -100,6 +100,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     firewall_gets: int = 128  # elements read back one by one, 20 us each; of more all are read, 1 us each
     firewall_drops: int = 1_024  # dropped packets remembered; 200 KiB
     firewall_drops_per_s: int = 20  # dropped packets shown, of each reason; the rest is dropped unseen
+    firewall_memory: int = 16_384  # source, target and service whose key is remembered, each way; 2 MiB of the kernel
+    firewall_memory_ms: int = 10_000  # for so long; the next packet looks its key up in the maps again
     firewall_flows: int = 4_096  # conversations listed at once; 1 MiB of JSON
 
     # The control socket.

@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # their drivers take 8 MiB, which a node without a network ne
     from appliance.netstack.yggdrasil.key import YggdrasilKey
     from appliance.netstack.yggdrasil.manager import Yggdrasil
 
+ALWAYS: Final = 1_000_000  # restarts: what enforces is never given up
 RETRY_MIN_S: Final = 0.25
 RETRY_MAX_S: Final = 10.0
 ATTACH_S: Final = 1.0  # between two looks at what we said of our key
@@ -128,14 +129,14 @@ class Network:
     def jobs(self) -> list[Job]:
         """What the supervisor keeps running."""
         return [
-            Job(name="firewall", run=self._enforce, restarts=1_000_000),
-            Job(name="firewall-events", run=self._follow),
-            Job(name="firewall-guard", run=self._guard),
-            Job(name="firewall-sweep", run=self._sweep, period_s=SWEEP_S),
-            Job(name="firewall-drops", run=self._read_drops),
-            Job(name="grants", run=self._look_again, period_s=GRANT_END_S),
-            Job(name="attach", run=self._keep_attached),
-            Job(name="yggdrasil", run=self._run_yggdrasil, restarts=1_000_000),
+            Job(name="firewall", run=self._enforce, restarts=ALWAYS),
+            Job(name="firewall-events", run=self._follow, restarts=ALWAYS),
+            Job(name="firewall-guard", run=self._guard, restarts=ALWAYS),
+            Job(name="firewall-sweep", run=self._sweep, period_s=SWEEP_S, restarts=ALWAYS),
+            Job(name="firewall-drops", run=self._read_drops, restarts=ALWAYS),
+            Job(name="grants", run=self._look_again, period_s=GRANT_END_S, restarts=ALWAYS),
+            Job(name="attach", run=self._keep_attached, restarts=ALWAYS),
+            Job(name="yggdrasil", run=self._run_yggdrasil, restarts=ALWAYS),
         ]
 
     async def close(self) -> None:

@@ -87,7 +87,8 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
 
 
 def _network(config: Config, mesh: FollowedMesh, directory: Path) -> Network:
-    """The mesh network of this node; nothing is started or changed yet."""
+    """The mesh network of this node; nothing is started yet."""
+    from appliance.netstack.nft.conntrack import count_traffic
     from appliance.netstack.nft.firewall import NftFirewall
     from appliance.netstack.nft.skeleton import MeshTable
     from appliance.netstack.yggdrasil.key import create_key, load_key
@@ -114,6 +115,7 @@ def _network(config: Config, mesh: FollowedMesh, directory: Path) -> Network:
         log_group=int.from_bytes(mesh.descriptor.mesh[:2], "big"),
     )
     limits = config.effective_limits()
+    count_traffic()
     kernel = Kernel(NftFirewall(table, limits), Yggdrasil(place, key, limits), key)
     parts = MeshParts(mesh.replica, mesh.queries, mesh.operations, mesh.policy)
     said = Announcement(config.peer_uris(), settings.relay, mesh.may_speak)

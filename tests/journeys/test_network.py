@@ -94,7 +94,7 @@ def test_a_policy_reaches_every_kernel_and_says_who_may_reach_whom(site: Plant) 
     said = site["robot"].x0t("policy", "explain", "robot", "plc", "tcp/502")
     assert "no rule lets robot (tags robot) reach plc (tags plc) on tcp/502" in said
     said = site["robot"].x0t("policy", "explain", "robot", "gateway", "tcp/443")
-    assert "by gateway since" in said
+    assert "signed by gateway, in force since" in said
     assert "packets" in said
 
 
@@ -170,6 +170,9 @@ def test_the_doctor_names_a_failed_check_and_what_mends_it(site: Plant) -> None:
     assert all(found[name]["ok"] for name in ("membership", "table", "enforcement", "readback", "yggdrasil", "policy"))
     site.hosts["gateway"].run(["nft", "flush", "ruleset"])
     eventually(lambda: site.hosts["gateway"].run(["nft", "list", "ruleset"]).stdout.count("chain") > 3, "the repair", 5)
+    found = {check["check"]: check for check in json.loads(_doctor(site, "gateway"))}
+    assert found["readback"]["ok"]
+    assert (found["tampering"]["ok"], found["tampering"]["code"]) == (False, "firewall.disturbed")
 
 
 def _doctor(site: Plant, name: str) -> str:

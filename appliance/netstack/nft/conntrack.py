@@ -2,7 +2,7 @@
 
 The rules judge every packet by its conversation, so ending one changes no verdict: it frees what the kernel remembers,
 and nobody is shown a conversation that is dead. What does not cross the mesh interface is left alone. Packets and bytes
-are counted only where the system counts them (net.netfilter.nf_conntrack_acct).
+are counted only where the system counts them (net.netfilter.nf_conntrack_acct, see `count_traffic`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -31,6 +32,8 @@ _TCP_STATES: Final = (
     "none", "syn-sent", "syn-received", "established", "fin-wait", "close-wait", "last-ack", "time-wait", "close",
     "syn-sent-2",
 )  # fmt: skip  # linux/netfilter/nf_conntrack_tcp.h
+
+_ACCOUNTING: Final = Path("/proc/sys/net/netfilter/nf_conntrack_acct")
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,3 +140,14 @@ def _counted(said: Mapping[int, bytes]) -> tuple[int, int]:
 
 def _number(value: bytes) -> int:
     return int.from_bytes(value, "big")
+
+
+def count_traffic() -> None:
+    """Have the kernel count packets and bytes of conversations in this network namespace, which it does not by itself.
+
+    Where that is not allowed, conversations are listed with zeros.
+    """
+    try:
+        _ACCOUNTING.write_text("1", encoding="ascii")
+    except OSError:
+        pass

@@ -15,6 +15,7 @@ from appliance.netstack.nft import wire
 from appliance.netstack.nft.raw import (
     GRANTS,
     INTERVALS,
+    MEMORY,
     NAMES,
     Raw,
     RawKey,
@@ -25,6 +26,7 @@ from appliance.netstack.nft.raw import (
     raw_value,
 )
 from appliance.netstack.nft.skeleton import Layout
+from appliance.netstack.nft.verdict import Lookup
 from appliance.policy.enforcement import Difference
 from appliance.policy.filter import ClassId, Filter, Grant, Key
 
@@ -121,6 +123,17 @@ def layout_differences(wanted: Layout, found: Layout) -> list[Difference]:
 def element_differences(wanted: Raw, found: Raw, now_ms: int, slack_ms: int) -> list[Difference]:
     """Elements that are missing, foreign or of another value; at most as many as are shown."""
     return list(islice(_element_differences(wanted, found, now_ms, slack_ms), DIFFERENCES_SHOWN))
+
+
+def memory_differences(lookup: Lookup, name: str, found: RawTable) -> Iterator[Difference]:
+    """What is remembered of conversations otherwise than the maps say."""
+    judge = lookup.inbound if name == "known_inbound" else lookup.outbound
+    for opening, value in found.items():
+        source, target, protocol, port = MEMORY.unpack(opening)
+        key = judge(source, target, protocol, port)
+        if key is None or raw_grant(key) != value:
+            ends = f"{address_text(source)} {address_text(target)} {protocol} {port}"
+            yield Difference(f"{name} {ends}", "nothing" if key is None else raw_grant(key).hex(), _value_text(value))
 
 
 def _element_differences(wanted: Raw, found: Raw, now_ms: int, slack_ms: int) -> Iterator[Difference]:

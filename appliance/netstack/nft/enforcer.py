@@ -15,10 +15,17 @@ from appliance.core.limits import Limits
 from appliance.netstack.nft import conntrack
 from appliance.netstack.nft.channel import Channel, LostError, OvertakenError, RefusedError, Wire
 from appliance.netstack.nft.conntrack import Conversation
-from appliance.netstack.nft.difference import Change, changes, element_differences, layout_differences
+from appliance.netstack.nft.difference import (
+    DIFFERENCES_SHOWN,
+    Change,
+    changes,
+    element_differences,
+    layout_differences,
+    memory_differences,
+)
 from appliance.netstack.nft.kernel import BY_ONE, Kernel, Reading
 from appliance.netstack.nft.raw import filter_of, raw_filter, raw_headers
-from appliance.netstack.nft.skeleton import MeshTable, skeleton
+from appliance.netstack.nft.skeleton import MEMORIES, MeshTable, skeleton
 from appliance.netstack.nft.verdict import Lookup
 from appliance.policy.enforcement import Applied, Count, Difference
 from appliance.policy.filter import Filter, Key
@@ -75,7 +82,8 @@ class Enforcer:
 
         def compare() -> list[Difference]:
             self._ground.was_touched()
-            return self._differences(self._kernel().read(self._now()), self.in_force or self._nothing())
+            held = self.in_force or self._nothing()
+            return self._differences(self._kernel().read(self._now()), held) or self._misremembered(held)
 
         found = self._steadily(compare)
         self._is_sure = not found and self.in_force is not None
@@ -113,28 +121,30 @@ class Enforcer:
         self._ground.was_touched()
         seen = self._kernel().read(self._now())
         if self._is_sound(seen):
+            self._kernel().change(seen.generation, (), self._now(), forget=True)
             self._hold(filter_of(self._table.own, seen.raw))
         else:
             self._put(seen, self._nothing())
 
     def _apply(self, wanted: Filter) -> None:
         generation = self._kernel().generation()
-        before, slack_ms = self.in_force, 0
+        before, slack_ms, forget = self.in_force, 0, False
         if self._ground.was_touched() or not self._is_sure or before is None:
             seen = self._kernel().read(self._now())
             if not self._is_sound(seen):
                 self._put(seen, wanted)
                 return
             generation, before, slack_ms = seen.generation, filter_of(self._table.own, seen.raw), SLACK_MS
+            forget = True
             self._succeed(before)
         needed = changes(before, wanted, self._now(), slack_ms)
-        if not needed:
+        if not needed and not forget:
             self._hold(wanted)
             return
         if any(change.removed for change in needed) or _fewer(wanted, before):
             self._succeed(before)
         self._is_sure = False
-        self._kernel().change(generation, needed, self._now())
+        self._kernel().change(generation, needed, self._now(), forget=forget)
         self._note(sum(len(change.added) for change in needed), sum(len(change.removed) for change in needed))
         self._accept_or_restore(self._read_back(needed, wanted), wanted)
 
@@ -214,6 +224,13 @@ class Enforcer:
         now_ms = self._now()
         different = layout_differences(self._skeleton, seen.layout)
         return different or element_differences(raw_filter(wanted, now_ms), seen.raw, now_ms, SLACK_MS)
+
+    def _misremembered(self, held: Filter) -> list[Difference]:
+        """What is in the memories and is not what the filter says."""
+        lookup, kernel, now_ms = Lookup(held), self._kernel(), self._now()
+        return [one for name in MEMORIES for one in memory_differences(lookup, name, kernel.read_set(name, now_ms))][
+            :DIFFERENCES_SHOWN
+        ]
 
     def _is_sound(self, seen: Reading) -> bool:
         """True if all but the elements of a filter is as it should be."""

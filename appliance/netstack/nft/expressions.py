@@ -50,6 +50,7 @@ LOCAL: Final = 10
 SERVICE: Final = 11
 _WORK: Final = 2  # the fifth; up to the eighth there is room for an address
 _WORK_NEXT: Final = 13
+_WORK_TARGET, _WORK_PROTOCOL, _WORK_PORT = 3, 4, 21  # behind a source at _WORK
 
 ORIGINAL: Final = 0
 REPLY: Final = 1
@@ -63,6 +64,7 @@ _ICMPV6: Final = 58
 _NETWORK_HEADER: Final = 1
 _SOURCE_OFFSET, _TARGET_OFFSET, _NEXT_HEADER_OFFSET = 8, 24, 6  # RFC 8200 section 3
 _FIB_OIF, _FIB_SOURCE, _FIB_IIF = 1, 1, 8
+_ADD: Final = 0
 _SECOND: Final = 1
 _NAME_BYTES: Final = 16  # IFNAMSIZ
 
@@ -147,6 +149,28 @@ def add_local(name: str, *, by_far_end: bool) -> bytes:
 def add_service(name: str) -> bytes:
     """Find protocol and destination port that opened the conversation; type and code for ICMPv6."""
     return _tracked(_Ct.PROTOCOL) + _tracked(_Ct.PROTO_DST, ORIGINAL, _WORK_NEXT) + look_up(name, SERVICE)
+
+
+def recall(name: str) -> bytes:
+    """Find the whole key of the conversation in a map of what was found out before; no match without a conversation.
+
+    The protocol is the packet's own next header. So neither an error about the conversation nor a packet with an
+    extension header finds what another packet left there.
+    """
+    return _opening() + look_up(name, KEY) + _bits(bytes(4), KEY, of=_WORK)
+
+
+def remember(name: str) -> bytes:
+    """Put the key into such a map, for a while; no match where the map is full."""
+    what = wire.text(1, name), wire.number(3, _ADD), wire.number(4, _WORK), wire.number(5, KEY)
+    return _opening() + _word("dynset", *what)
+
+
+def _opening() -> bytes:
+    """What opened the conversation: addresses, protocol and port, in all registers that the key leaves."""
+    ends = _tracked(_Ct.SRC_IP6, ORIGINAL, _WORK) + _tracked(_Ct.DST_IP6, ORIGINAL, _WORK_TARGET)
+    service = _payload(_NEXT_HEADER_OFFSET, 1, _WORK_PROTOCOL) + _tracked(_Ct.PROTO_DST, ORIGINAL, _WORK_PORT)
+    return ends + service
 
 
 def is_granted(name: str) -> bytes:
@@ -238,9 +262,9 @@ def _meta(key: _Meta) -> bytes:
     return _word("meta", wire.number(2, key), wire.number(1, _WORK))
 
 
-def _payload(offset: int, size: int) -> bytes:
+def _payload(offset: int, size: int, register: int = _WORK) -> bytes:
     place = wire.number(2, _NETWORK_HEADER), wire.number(3, offset), wire.number(4, size)
-    return _word("payload", wire.number(1, _WORK), *place)
+    return _word("payload", wire.number(1, register), *place)
 
 
 def _tracked(key: _Ct, way: int | None = None, register: int = _WORK) -> bytes:
@@ -256,8 +280,8 @@ def _compare(data: bytes, how: _Compare = _Compare.EQUAL) -> bytes:
     return _word("cmp", wire.number(1, _WORK), wire.number(2, how), wire.nest(3, wire.attribute(_Data.VALUE, data)))
 
 
-def _bits(mask: bytes, register: int = _WORK) -> bytes:
-    registers = wire.number(1, register), wire.number(2, register), wire.number(3, len(mask))
+def _bits(mask: bytes, register: int = _WORK, *, of: int | None = None) -> bytes:
+    registers = wire.number(1, of or register), wire.number(2, register), wire.number(3, len(mask))
     value = wire.attribute(_Data.VALUE, mask)
     return _word(
         "bitwise", *registers, wire.nest(4, value), wire.nest(5, wire.attribute(_Data.VALUE, bytes(len(mask))))

@@ -16,7 +16,7 @@ from appliance.netstack.nft.channel import Channel, OvertakenError, RefusedError
 from appliance.netstack.nft.difference import Change
 from appliance.netstack.nft.elements import Element
 from appliance.netstack.nft.raw import GRANTS, INTERVALS, NAMES, Raw, RawKey, RawTable, grant_key
-from appliance.netstack.nft.skeleton import SAID, Kind, Layout, MeshTable, replacing
+from appliance.netstack.nft.skeleton import SAID, Kind, Layout, MeshTable, forgetting, replacing
 from appliance.policy.enforcement import Count
 from appliance.policy.filter import Key
 
@@ -99,9 +99,11 @@ class Kernel:
             requests += self._adding(name, wanted[name], now_ms)
         self._channel.transact(seen.generation, requests)
 
-    def change(self, generation: int, wanted: Sequence[Change], now_ms: int) -> None:
-        """Take elements away and add others."""
+    def change(self, generation: int, wanted: Sequence[Change], now_ms: int, *, forget: bool) -> None:
+        """Take elements away and add others. Memories are emptied if they may be wrong now, or on request."""
         requests: list[Request] = []
+        if forget or any(change.name not in GRANTS for change in wanted):
+            requests += forgetting(self._table, self._skeleton)
         for change in wanted:
             requests += [
                 Request(Kind.ELEMENTS + _DELETE, self._list(change.name, chunk))

@@ -25,6 +25,7 @@ HEADERS: Final = (0, 43, 44, 51, 59, 60, 135, 139, 140)
 
 _CLASS: Final = struct.Struct("=I")
 _KEY: Final = struct.Struct("=4xIII")
+MEMORY: Final = struct.Struct(">16s16sB3xH2x")  # what opened a conversation: source, target, protocol, port
 _SERVICE: Final = struct.Struct(">B3xH2x")
 _ADDRESS_BYTES: Final = 16
 

@@ -58,7 +58,7 @@ SAID: Final[Mapping[Kind, frozenset[int]]] = {
 Chains: TypeAlias = dict[str, dict[str, bytes]]  # chain -> comment -> words of the rule, in order
 Layout: TypeAlias = dict[str, bytes]  # what an object is, such as `chain input` or `rule input 2` -> its attributes
 
-_INTERVAL, _MAP, _TIMEOUT, _CONCAT = 0x4, 0x8, 0x10, 0x80
+_INTERVAL, _MAP, _TIMEOUT, _BY_PACKETS, _CONCAT = 0x4, 0x8, 0x10, 0x20, 0x80
 _BASE_CHAIN: Final = 1
 _ACCEPT: Final = 1
 # Types as `nft` knows them, so that it lists our sets in its own words.
@@ -69,12 +69,14 @@ _MAP_ORDER: Final = struct.pack(
 )  # for `nft`: keys big-endian, values as the machine has them
 _HOOKS: Final = {"input": 1, "forward": 2, "output": 3}
 _NEIGHBOURS: Final = ("fe80::/10", "ff00::/8")
+MEMORIES: Final = ("known_inbound", "known_outbound")
+_REMEMBERING: Final = ("from_mesh", "to_mesh", "learn_inbound", "learn_outbound")  # chains that use the memories
 
 
 def skeleton(table: MeshTable, limits: Limits = LIMITS) -> Layout:
     """All objects of the table, in an order in which they can be made."""
     layout: Layout = {"table": wire.text(1, table.name) + wire.number(2, 0)}
-    for name, attributes in _sets().items():
+    for name, attributes in _sets(limits).items():
         layout[f"set {name}"] = wire.text(1, table.name) + wire.text(2, name) + attributes
     rules = _rules(table, limits)
     for chain in rules:
@@ -123,6 +125,21 @@ def replacing(table: MeshTable, found: Layout, wanted: Layout) -> Iterator[Reque
     yield from making({label: attributes for label, attributes in wanted.items() if label not in kept})
 
 
+def forgetting(table: MeshTable, wanted: Layout) -> Iterator[Request]:
+    """The messages that put empty memories into the place of those that packets have filled.
+
+    To empty them would not do: a packet judged by what was before may write while the transaction is being prepared.
+    With new memories for new rules, what it writes goes with the old ones.
+    """
+    name = wire.text(1, table.name)
+    for chain in _REMEMBERING:
+        yield Request(Kind.RULE + 2, name + wire.text(2, chain))
+    for memory in MEMORIES:
+        yield Request(Kind.SET + 2, name + wire.text(2, memory))
+    uses = {*(f"set {memory}" for memory in MEMORIES), *(f"rule {chain}" for chain in _REMEMBERING)}
+    yield from making({label: said for label, said in wanted.items() if " ".join(label.split()[:2]) in uses})
+
+
 def _is_base(label: str) -> bool:
     what, _, called = label.partition(" ")
     return what == "chain" and called in _HOOKS
@@ -141,7 +158,7 @@ def _comment(text: str) -> bytes:
     return bytes([0, len(said)]) + said
 
 
-def _sets() -> dict[str, bytes]:
+def _sets(limits: Limits) -> dict[str, bytes]:
     def concatenated(*types: int) -> int:
         joined = 0
         for one in types:
@@ -149,19 +166,28 @@ def _sets() -> dict[str, bytes]:
         return joined
 
     def made(flags: int, key_type: int, key_bytes: int, *more: bytes) -> bytes:
-        maps = wire.number(6, _MARK) + wire.number(7, 4) + wire.attribute(13, _MAP_ORDER) if flags & _MAP else b""
-        return wire.number(3, flags) + wire.number(4, key_type) + wire.number(5, key_bytes) + maps + b"".join(more)
+        return wire.number(3, flags) + wire.number(4, key_type) + wire.number(5, key_bytes) + b"".join(more)
+
+    def classes(flags: int, key_type: int, key_bytes: int, *more: bytes) -> bytes:
+        value = wire.number(6, _MARK), wire.number(7, 4), wire.attribute(13, _MAP_ORDER)
+        return made(_MAP | flags, key_type, key_bytes, *value, *more)
 
     service = wire.nest(9, wire.nest(2, *(wire.nest(1, wire.number(1, size)) for size in (1, 2))))
-    grants = made(_TIMEOUT, concatenated(_MARK, _MARK, _MARK, _MARK), 16, wire.nest(17, word.counter()))
+    key_type = concatenated(_MARK, _MARK, _MARK, _MARK)
+    grants = made(_TIMEOUT, key_type, 16, wire.nest(17, word.counter()))
+    opening = concatenated(_IPV6_ADDR, _IPV6_ADDR, _INET_PROTO, _INET_SERVICE)
+    key = wire.number(6, key_type), wire.number(7, 16), wire.attribute(13, _MAP_ORDER)
+    bounds = wire.nest(9, wire.number(1, limits.firewall_memory)), wire.long(11, limits.firewall_memory_ms)
+    memory = made(_MAP | _TIMEOUT | _BY_PACKETS, opening, 40, *key, *bounds)
     return {
         "headers": made(0, _INET_PROTO, 1),
-        "peers": made(_MAP, _IPV6_ADDR, 16),
-        "peer_nets": made(_MAP | _INTERVAL, _IPV6_ADDR, 16),
-        "locals": made(_MAP | _INTERVAL, _IPV6_ADDR, 16),
-        "services": made(_MAP | _INTERVAL | _CONCAT, concatenated(_INET_PROTO, _INET_SERVICE), 8, service),
+        "peers": classes(0, _IPV6_ADDR, 16),
+        "peer_nets": classes(_INTERVAL, _IPV6_ADDR, 16),
+        "locals": classes(_INTERVAL, _IPV6_ADDR, 16),
+        "services": classes(_INTERVAL | _CONCAT, concatenated(_INET_PROTO, _INET_SERVICE), 8, service),
         "inbound": grants,
         "outbound": grants,
+        **dict.fromkeys(MEMORIES, memory),
     }
 
 
@@ -223,6 +249,8 @@ def _judging() -> Chains:
     untracked = {"no conversation": word.goto("untracked")}
     return {
         "from_mesh": {
+            "known, opened there": word.goes(word.ORIGINAL) + _recalled("inbound"),
+            "known, opened here": word.goes(word.REPLY) + _recalled("outbound"),
             **unfit,
             "ICMPv6": word.is_icmpv6() + word.jump("icmpv6_from_mesh"),
             "of a conversation from there": word.goes(word.ORIGINAL) + word.goto("far_opened"),
@@ -230,6 +258,8 @@ def _judging() -> Chains:
             **untracked,
         },
         "to_mesh": {
+            "known, opened here": word.goes(word.ORIGINAL) + _recalled("outbound"),
+            "known, opened there": word.goes(word.REPLY) + _recalled("inbound"),
             **unfit,
             "ICMPv6": word.is_icmpv6() + word.jump("icmpv6_to_mesh"),
             "of a conversation from here": word.goes(word.ORIGINAL) + word.goto("near_opened"),
@@ -240,6 +270,8 @@ def _judging() -> Chains:
         "icmpv6_to_mesh": _icmpv6({"this node or a host behind it": ("locals", word.LOCAL)}),
         "far_opened": _granted("inbound", by_far_end=True),
         "near_opened": _granted("outbound", by_far_end=False),
+        "learn_inbound": _learned("inbound", by_far_end=True),
+        "learn_outbound": _learned("outbound", by_far_end=False),
         "untracked": {"why": word.jump("neighbours"), "no conversation": word.goto("drop_state")},
     }
 
@@ -258,9 +290,9 @@ def _icmpv6(senders: Mapping[str, tuple[str, int]]) -> dict[str, bytes]:
 
 
 def _granted(grants: str, *, by_far_end: bool) -> dict[str, bytes]:
-    """Accept what is granted. A member is judged as a member, even if its address lies in a subnet as well."""
+    """Whether it is granted. A member is judged as a member, even if its address lies in a subnet as well."""
     rest = word.add_local("locals", by_far_end=by_far_end) + word.add_service("services")
-    rest += word.is_granted(grants) + word.accept()
+    rest += word.is_granted(grants) + word.goto(f"learn_{grants}")
     member = word.begin_key("peers", by_far_end=by_far_end)
     denied = word.goto(f"denied_{grants}")
     return {
@@ -268,6 +300,25 @@ def _granted(grants: str, *, by_far_end: bool) -> dict[str, bytes]:
         "member without this right": member + denied,
         "host, near end and service": word.begin_key("peer_nets", by_far_end=by_far_end) + rest,
         "nobody": denied,
+    }
+
+
+def _recalled(grants: str) -> bytes:
+    """Accept what is granted to a key that is known: the memory stands for the maps, never for the grant."""
+    return word.recall(f"known_{grants}") + word.is_granted(grants) + word.accept()
+
+
+def _learned(grants: str, *, by_far_end: bool) -> dict[str, bytes]:
+    """Accept what was found to be granted, and remember its key, if there is room."""
+    rest = word.add_local("locals", by_far_end=by_far_end) + word.add_service("services")
+    rest += word.remember(f"known_{grants}") + word.accept()
+    member = word.begin_key("peers", by_far_end=by_far_end)
+    return {
+        "ICMPv6 is judged each time": word.is_icmpv6() + word.accept(),
+        "key of a member": member + rest,
+        "no room for a member": member + word.accept(),
+        "key of a host": word.begin_key("peer_nets", by_far_end=by_far_end) + rest,
+        "no room": word.accept(),
     }
 
 

@@ -22,21 +22,20 @@ from appliance.core.yggdrasil import node_address, node_subnet
 from appliance.netstack.links import Links
 from appliance.netstack.yggdrasil import process, turns
 from appliance.netstack.yggdrasil.admin import Admin, Peer
-from appliance.netstack.yggdrasil.config import Config, peer_uri
+from appliance.netstack.yggdrasil.config import Config
+from appliance.netstack.yggdrasil.dialler import Dialler
 from appliance.netstack.yggdrasil.keeper import Keeper
 from appliance.netstack.yggdrasil.key import YggdrasilKey
-from appliance.netstack.yggdrasil.peers import Choice, Observations, choose, invited
+from appliance.netstack.yggdrasil.peers import Choice, invited
 from appliance.netstack.yggdrasil.process import Running
+from appliance.netstack.yggdrasil.pulse import Pulse
 from appliance.netstack.yggdrasil.records import Candidate, PeerState, Phase, Place, State, Wanted
-from appliance.netstack.yggdrasil.sight import Sight
 
 _CALM_S: Final = 0.5  # between rounds, when all is as wanted
 _BUSY_S: Final = 0.25  # while something is not
 _SWEEP_S: Final = 30.0  # between comparisons of all routes, also without an event
 _QUIET_BYTES_PER_S: Final = 2_000  # of all links: what the daemon itself says to its peers
-_NUDGES: Final = 32  # idle links that are tried in a round
 _NS_PER_MS: Final = 1e6
-_LINK_LOCAL: Final = "[fe80:"  # peers by discovery
 
 
 class Yggdrasil:
@@ -47,15 +46,12 @@ class Yggdrasil:
         self.admin: Final = Admin(process.socket_path(place), limits)
         self._key = key
         self._limits = limits
-        self._how = how or Choice(count=min(Choice().count, limits.yggdrasil_peers))
         self._wanted: Wanted | None = None
-        self._sight = Sight()
-        self._chosen: frozenset[bytes] = frozenset()
-        self._evicted_at_s = self._admitted_at_s = 0.0
-        self._gap: tuple[frozenset[bytes], frozenset[bytes]] = (frozenset(), frozenset())
+        self._dialler = Dialler(how or Choice(count=min(Choice().count, limits.yggdrasil_peers)))
+        self._pulse = Pulse()
+        self._gaps = turns.Gaps()
         self._routes_due = True
         self._swept_at_s = 0.0
-        self._sent: dict[str, int] = {}  # bytes, by link
         self._wake = asyncio.Event()
         self._keeper = Keeper(place, key.public, self._wake.set, limits)
         self._news = asyncio.Event()
@@ -159,12 +155,12 @@ class Yggdrasil:
             self._say(Phase.STARTING, reason=restart.reason)
             await self._start(links, wanted, blamed)
             return 0.0
-        await self._peer(daemon.admin, wanted, peers, now_s)
-        await self._nudge(daemon.admin, wanted, peers)
+        dialled = self._dialler.choose(self._own(wanted), wanted, peers, self._gaps.new, now_s)
+        await self._dialler.dial(daemon.admin, dialled, wanted, peers, now_s)
+        await self._pulse.beat(daemon.admin, peers, {each.key for each in wanted.members if each.relay}, now_s)
         await self._route(links, wanted, now_s)
         self._show(peers, restart, now_s)
-        missing = self._chosen - {peer.public_key for peer in peers if peer.up}
-        return _BUSY_S if missing or self._gap[0] else _CALM_S
+        return _BUSY_S if self._dialler.missing(peers) or self._gaps.out else _CALM_S
 
     def _blamed(self, running: Running | None, wanted: Wanted, peers: tuple[Peer, ...]) -> frozenset[bytes]:
         """Who could come in by local discovery and is no member: it is off as long as there are any.
@@ -181,14 +177,9 @@ class Yggdrasil:
 
     def _standing(self, running: Running, wanted: Wanted, peers: tuple[Peer, ...], *, closed: bool) -> turns.Standing:
         now_s, keys = asyncio.get_running_loop().time(), self._members(wanted)
-        out, new = running.allowed_keys - keys, keys - running.allowed_keys
-        if out - self._gap[0]:
-            self._evicted_at_s = now_s
-        if new - self._gap[1]:
-            self._admitted_at_s = now_s
-        self._gap = out, new
+        self._gaps.look(running.allowed_keys, keys, now_s)
         own, members = self._own(wanted), wanted.members
-        newcomers = [each for each in members if each.key in new and not each.uris]
+        newcomers = [each for each in members if each.key in self._gaps.new and not each.uris]
         listening = sorted(each.key for each in members if each.uris)
         return turns.Standing(
             changed=running.base_digest != self._config(wanted, closed=closed).base_digest,
@@ -197,41 +188,11 @@ class Yggdrasil:
             wanted=keys,
             linked=frozenset(peer.public_key for peer in peers if peer.up and peer.inbound and peer.key),
             silent=frozenset(invited(own, members, newcomers)),
-            evicted_at_s=self._evicted_at_s,
-            admitted_at_s=self._admitted_at_s,
+            evicted_at_s=self._gaps.evicted_at_s,
+            admitted_at_s=self._gaps.admitted_at_s,
             quiet=sum(peer.rate_recvd + peer.rate_sent for peer in peers) < _QUIET_BYTES_PER_S,
             place=listening.index(own.key) if own.key in listening else 0,
         )
-
-    async def _peer(self, admin: Admin, wanted: Wanted, peers: tuple[Peer, ...], now_s: float) -> None:
-        """Dial the peers that are wanted, part from the others, try again those that were lost."""
-        members = {each.key: each for each in wanted.members}
-        self._sight.keep(members)
-        self._sight.look(peers, self._chosen, now_s)
-        own = self._own(wanted)
-        current = self._chosen or {peer.public_key for peer in peers if peer.up and not peer.inbound}  # adopted
-        self._chosen = choose(Observations(own, wanted.members, self._sight.measured), current, now_s, self._how)
-        newcomers = [members[key] for key in self._gap[1] if key in members and members[key].uris]
-        called = invited(own, wanted.members, newcomers)[: self._limits.yggdrasil_peers]
-        # One link is enough for two that dial one another: a second one is idle, so that its loss is seen last of all.
-        theirs = {peer.public_key for peer in peers if peer.up and peer.inbound and peer.public_key < own.key}
-        dialled = {self._sight.uri(members[key]): key for key in {*self._chosen, *called} - theirs}
-        present = {peer.remote: peer for peer in peers if not peer.inbound}
-        for remote, peer in present.items():
-            stranger = bool(peer.key) and peer.public_key not in members
-            if stranger or (remote not in dialled and _LINK_LOCAL not in remote):
-                await admin.remove_peer(remote)
-        for uri, key in dialled.items():
-            known = present.get(uri)
-            if known is None or (not known.up and self._sight.kicks(key, now_s)):
-                await admin.add_peer(peer_uri(uri, key, wanted.password))
-
-    async def _nudge(self, admin: Admin, wanted: Wanted, peers: tuple[Peer, ...]) -> None:
-        """Send something on the links that matter: those to relays, and those that we opened."""
-        relays = {each.key for each in wanted.members if each.relay}
-        keys = {peer.public_key for peer in peers if peer.up and (not peer.inbound or peer.public_key in relays)}
-        for key in sorted(keys)[:_NUDGES]:
-            await admin.nudge(key)
 
     async def _route(self, links: Links, wanted: Wanted, now_s: float) -> None:
         if self._routes_due or now_s - self._swept_at_s >= _SWEEP_S:
@@ -246,7 +207,6 @@ class Yggdrasil:
         return [Prefix(node_address(key), 128) for key in others] + [node_subnet(key) for key in others]
 
     def _config(self, wanted: Wanted, *, closed: bool) -> Config:
-        members = {each.key: each for each in wanted.members}
         return Config(
             key=self._key.secret_text(),
             password=wanted.password,
@@ -256,11 +216,7 @@ class Yggdrasil:
             listen=self.place.listen,
             discovery=() if closed else self.place.discovery,
             allowed=self._members(wanted),
-            peers=tuple(
-                peer_uri(self._sight.uri(members[key]), key, wanted.password)
-                for key in sorted(self._chosen)
-                if key in members
-            ),
+            peers=self._dialler.uris(wanted),
         )
 
     def _members(self, wanted: Wanted) -> frozenset[bytes]:
@@ -279,7 +235,7 @@ class Yggdrasil:
         self._say(
             Phase.RUNNING,
             note=note,
-            wanted=tuple(sorted(self._chosen)),
+            wanted=tuple(sorted(self._dialler.chosen)),
             peers=tuple(_shown(peer) for peer in peers),
             restart_due=due,
             discovery=bool(self.place.discovery) and not closed,

@@ -32,6 +32,23 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     place: int  # ours, among the members that listen
 
 
+class Gaps:
+    """Who may dial the daemon as it runs and should not, who should and may not, and since when."""
+
+    def __init__(self) -> None:
+        self.out: frozenset[bytes] = frozenset()
+        self.new: frozenset[bytes] = frozenset()
+        self.evicted_at_s = self.admitted_at_s = 0.0
+
+    def look(self, allowed: frozenset[bytes], wanted: frozenset[bytes], now_s: float) -> None:
+        """Compare; a new difference begins now."""
+        if allowed - wanted - self.out:
+            self.evicted_at_s = now_s
+        if wanted - allowed - self.new:
+            self.admitted_at_s = now_s
+        self.out, self.new = allowed - wanted, wanted - allowed
+
+
 class Due(msgspec.Struct, frozen=True):
     """A restart, and why."""
 

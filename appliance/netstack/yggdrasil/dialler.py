@@ -1,0 +1,67 @@
+"""Keeps the daemon's peers as they are chosen, while it runs: dials, parts, and tries again what was lost.
+
+Whom to dial is decided by `peers`, from what `sight` remembers. It never ends a link that the other end opened: the
+daemon cannot do that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from appliance.netstack.yggdrasil.admin import Admin, Peer
+from appliance.netstack.yggdrasil.config import peer_uri
+from appliance.netstack.yggdrasil.peers import Choice, Observations, choose, invited
+from appliance.netstack.yggdrasil.records import Candidate, Wanted
+from appliance.netstack.yggdrasil.sight import Sight
+
+_LINK_LOCAL: Final = "[fe80:"  # peers by discovery
+_CALLED: Final = 8  # newcomers that are dialled at a time
+
+
+class Dialler:
+    """The peers of one daemon, and of the next one if it is restarted."""
+
+    def __init__(self, how: Choice) -> None:
+        self.chosen: frozenset[bytes] = frozenset()
+        self._sight = Sight()
+        self._how = how
+
+    def missing(self, peers: Collection[Peer]) -> bool:
+        """True if a peer that is wanted is not linked."""
+        return bool(self.chosen - {peer.public_key for peer in peers if peer.up})
+
+    def uris(self, wanted: Wanted) -> tuple[str, ...]:
+        """What a new daemon should dial from its start."""
+        members = {each.key: each for each in wanted.members}
+        keys = sorted(key for key in self.chosen if key in members and members[key].uris)
+        return tuple(peer_uri(self._sight.uri(members[key]), key, wanted.password) for key in keys)
+
+    def choose(
+        self, own: Candidate, wanted: Wanted, peers: Collection[Peer], barred: Collection[bytes], now_s: float
+    ) -> dict[str, bytes]:
+        """The addresses to dial now, with their keys. `barred` cannot dial us yet: some of us dial them."""
+        members = {each.key: each for each in wanted.members}
+        self._sight.keep(members)
+        self._sight.look(peers, self.chosen, now_s)
+        current = self.chosen or {peer.public_key for peer in peers if peer.up and not peer.inbound}  # adopted
+        self.chosen = choose(Observations(own, wanted.members, self._sight.measured), current, now_s, self._how)
+        called = invited(own, wanted.members, [members[key] for key in barred if key in members and members[key].uris])
+        # One link is enough for two that dial one another: a second one is idle, so that its loss is seen last of all.
+        theirs = {peer.public_key for peer in peers if peer.up and peer.inbound and peer.public_key < own.key}
+        return {self._sight.uri(members[key]): key for key in {*self.chosen, *called[:_CALLED]} - theirs}
+
+    async def dial(
+        self, admin: Admin, dialled: Mapping[str, bytes], wanted: Wanted, peers: Collection[Peer], now_s: float
+    ) -> None:
+        """Bring the daemon's peers to these. Raises `yggdrasil.*`."""
+        members = {each.key for each in wanted.members}
+        present = {peer.remote: peer for peer in peers if not peer.inbound}
+        for remote, peer in present.items():
+            stranger = bool(peer.key) and peer.public_key not in members
+            if stranger or (remote not in dialled and _LINK_LOCAL not in remote):
+                await admin.remove_peer(remote)
+        for uri, key in dialled.items():
+            known = present.get(uri)
+            if known is None or (not known.up and self._sight.kicks(key, now_s)):
+                await admin.add_peer(peer_uri(uri, key, wanted.password))
