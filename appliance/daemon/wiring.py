@@ -91,13 +91,13 @@ def _network(config: Config, mesh: FollowedMesh, directory: Path) -> Network:
     from appliance.netstack.nft.conntrack import count_traffic
     from appliance.netstack.nft.firewall import NftFirewall
     from appliance.netstack.nft.skeleton import MeshTable
-    from appliance.netstack.yggdrasil.key import create_key, load_key
+    from appliance.netstack.yggdrasil.key import RELAY_BITS, create_key, load_key
     from appliance.netstack.yggdrasil.manager import Yggdrasil
     from appliance.netstack.yggdrasil.records import Place
 
     settings, name = config.network, network_name(mesh.descriptor.mesh)
     path = directory / "yggdrasil.pem"
-    key = load_key(path) if path.exists() else create_key(path)
+    key = load_key(path) if path.exists() else create_key(path, RELAY_BITS if settings.relay else 0)
     place = Place(
         mesh=mesh.descriptor.mesh,
         interface=settings.interface,
