@@ -1,4 +1,5 @@
 """The Yggdrasil manager with the real daemon in namespaces; what needs no network, with the fake as well."""
+# size: one contract; its scenes share the daemons' rig
 
 from __future__ import annotations
 
