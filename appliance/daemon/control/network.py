@@ -83,8 +83,11 @@ class NetworkRoutes:
 
     async def peers(self, _request: web.Request) -> web.StreamResponse:
         """Yggdrasil's links."""
-        owners = {each.key: (each.node, each.name) for each in self._network.roster.neighbours}
-        return reply([_peer(peer, owners) for peer in self._network.kernel.yggdrasil.state.peers])
+        known = self._network.roster.neighbours
+        owners = {each.key: (each.node, each.name) for each in known}
+        dialled = {uri: each.key for each in known for uri in each.uris}  # a link that is not up yet has no key
+        peers = self._network.kernel.yggdrasil.state.peers
+        return reply([_peer(peer, key_owner(peer.key or dialled.get(peer.uri, b""), owners)) for peer in peers])
 
     async def routes(self, _request: web.Request) -> web.StreamResponse:
         """The other members, and how they are reached."""
@@ -229,8 +232,8 @@ def _standing(blocked: str, enforced: str) -> str:
     return f"enforcing {'an older state' if blocked else 'the policy'} since {enforced}"
 
 
-def _peer(peer: PeerState, owners: dict[bytes, tuple[bytes, str]]) -> records.MeshPeer:
-    node, name = key_owner(peer.key, owners)
+def _peer(peer: PeerState, owner: tuple[str, str]) -> records.MeshPeer:
+    node, name = owner
     return records.MeshPeer(
         node=node,
         name=name,
