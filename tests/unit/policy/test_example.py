@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from appliance.policy.directory import Directory
@@ -22,3 +23,10 @@ def test_what_the_page_shows_is_part_of_the_example() -> None:
     page = (DOCS / "policy.md").read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
     example = (DOCS / "examples/factory-cell.yaml").read_text(encoding="utf-8").splitlines()
     assert [line for line in page.splitlines() if line not in example] == []
+
+
+def test_every_guarantee_of_the_page_names_a_test_that_exists() -> None:
+    named = re.findall(r"\[`(test_\w+)`\]\((\.\./tests/[^)]+)\)", (DOCS / "policy.md").read_text(encoding="utf-8"))
+    assert len(named) > 30
+    missing = [f"{path}: {name}" for name, path in named if f"def {name}(" not in (DOCS / path).read_text("utf-8")]
+    assert missing == []
