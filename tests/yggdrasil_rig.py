@@ -93,8 +93,8 @@ async def on_a_lan(site: Site, folder: Path, *names: str) -> list[Node]:
 
 
 def links(state: State) -> set[bytes]:
-    """The keys at the other end of links that are up."""
-    return {peer.key for peer in state.peers if peer.up}
+    """The keys at the other end of links that are up; while one shakes hands it is nobody's yet."""
+    return {peer.key for peer in state.peers if peer.up and peer.key}
 
 
 def wanted(*nodes: Node, password: str | None = None, former: frozenset[bytes] = frozenset()) -> Wanted:

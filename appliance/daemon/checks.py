@@ -41,7 +41,7 @@ class _Row(NamedTuple):
 
 
 def _links(seen: Snapshot) -> int:
-    return sum(peer.up for peer in seen.yggdrasil.peers)
+    return sum(peer.up and bool(peer.key) for peer in seen.yggdrasil.peers)
 
 
 _ROWS = (

@@ -58,7 +58,7 @@ class Plant:
 
     def _is_ready(self, name: str, members: int) -> bool:
         state = self.state(name)
-        linked = members == 1 or any(peer.up for peer in self.peers(name))
+        linked = members == 1 or any(peer.up and peer.node for peer in self.peers(name))
         return state.members >= members and state.phase == "running" and linked and not state.blocked
 
 
