@@ -84,6 +84,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     policy_services: int = 64  # services of a rule
     policy_depth: int = 16  # nested lists and mappings in a text; a policy needs 4
     filter_entries: int = 262_144  # elements of one node's filter: 10,000 peers and 25 entries for each
+    filter_overlaps: int = 1_000_000  # ranges of ports, each once for every rule that has it; 2 s to compile
     policy_text_bytes: int = 1 << 20  # bytes of a policy as text: 5,000 rules of 200
 
     # Yggdrasil.

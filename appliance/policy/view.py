@@ -98,7 +98,8 @@ class View:
         allowing = sum(1 << number for number in wanted if pieces.serving[number] & self._joined & pieces.allowing)
         ranges = partition((1 << number, pieces.services[number]) for number in wanted)
         ranges = [(served, lists) for served, lists in ranges if lists & allowing]
-        self._bound(len(ranges))
+        _bound(len(ranges), self._limits.filter_entries)
+        _bound(sum(lists.bit_count() for _, lists in ranges), self._limits.filter_overlaps)
         names = {
             lists: digest(*(pieces.service_contents[number] for number in bits(lists)))
             for lists in {lists for _, lists in ranges}
@@ -145,7 +146,7 @@ class View:
             inbound=self._inbound,
             outbound=self._outbound,
         )
-        self._bound(entries(made))
+        _bound(entries(made), self._limits.filter_entries)
         return made
 
     def _use(self, wanted: set[Slot]) -> None:
@@ -160,7 +161,7 @@ class View:
             far = used[slot] = self._far[slot] or self._make(groups[slot])
             self._far[slot] = far
             count += far.entries
-            self._bound(count)
+            _bound(count, self._limits.filter_entries)
         numbers = numbered((far.content for far in used.values() if far.entries), self._number_bits)
         self._numbers = [NOBODY] * len(self._far)
         for slot, far in used.items():
@@ -223,9 +224,10 @@ class View:
             self._inbound.update(zip(_keys(number, far.inbound), _grants(far.inbound), strict=True))
             self._outbound.update(zip(_keys(number, far.outbound), _grants(far.outbound), strict=True))
 
-    def _bound(self, count: int) -> None:
-        if count > self._limits.filter_entries:
-            raise error("policy.too_large", entries=f"{count:,}", limit=f"{self._limits.filter_entries:,}")
+
+def _bound(count: int, limit: int) -> None:
+    if count > limit:
+        raise error("policy.too_large", entries=f"{count:,}", limit=f"{limit:,}")
 
 
 class _ByTags(dict[frozenset[str], Slot]):

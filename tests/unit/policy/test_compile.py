@@ -203,3 +203,13 @@ def test_self_as_a_source_is_a_fault_of_who_made_the_rule() -> None:
     )
     with pytest.raises(ValueError, match="self has no meaning"):
         Pieces({rule.id: rule})
+
+
+def test_rules_whose_ports_overlap_without_end_are_refused_before_they_cost_time() -> None:
+    crowded = [
+        allow("tag:robot", "tag:plc", *(Service(Protocol.TCP, 1000 * k + n, 1000 * k + n + 400) for k in range(64)))
+        for n in range(400)
+    ]
+    with pytest.raises(StateError) as refused:
+        made(policy(*crowded))
+    assert refused.value.key == "policy.too_large"
