@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from appliance.core.network_records import MeshPeer, NetworkState
+from appliance.core.records import Node
 from appliance.lab.host import Host
 from appliance.lab.link import Link
 from appliance.lab.rig import Machine, RigError, mesh_of
@@ -59,7 +60,9 @@ class Plant:
     def _is_ready(self, name: str, members: int) -> bool:
         state = self.state(name)
         linked = members == 1 or any(peer.up and peer.node for peer in self.peers(name))
-        return state.members >= members and state.phase == "running" and linked and not state.blocked
+        heard = {node.name for node in self[name].client.get("/nodes", tuple[Node, ...])}
+        named = heard.issuperset(self.machines)  # each says its name a moment after it was let in
+        return state.members >= members and state.phase == "running" and linked and named and not state.blocked
 
 
 @contextmanager
