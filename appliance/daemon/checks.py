@@ -27,7 +27,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     is_member: bool
     has_secret: bool
     others: int  # members besides this node
-    interface: str
 
 
 class _Row(NamedTuple):

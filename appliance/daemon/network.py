@@ -9,13 +9,13 @@ meanwhile. The table that denies is there before Yggdrasil starts, so the interf
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 import structlog
 
+from appliance.core.clock import hlc_ms
 from appliance.core.errors import X0tError
 from appliance.daemon import events
 from appliance.daemon.pace import Pace
@@ -219,7 +219,7 @@ class Network:
         if view.secret is None:
             return
         members = tuple(
-            Candidate(key=each.key, uris=each.uris, relay=each.relay, since_s=(each.since[0] >> 16) / 1000)
+            Candidate(key=each.key, uris=each.uris, relay=each.relay, since_s=hlc_ms(each.since[0]) / 1000)
             for each in self._pace.follow(self.roster.neighbours, _trusted(view), asyncio.get_running_loop().time())
         )
         keys = {each.key for each in members}
@@ -237,9 +237,10 @@ class Network:
                 rebuilt=applied.rebuilt,
                 ended=applied.ended,
             )
+        since_ms = 0 if changed else self.state.enforced_at_ms
         self.enforced, self.policy, self._compiled_for = wanted, policy, self.roster.directory
         self._say(
-            enforced_at_ms=_now_ms() if changed or not self.state.enforced_at_ms else self.state.enforced_at_ms,
+            enforced_at_ms=since_ms or self._mesh.replica.now_ms(),
             rules=len(policy.rules),
             entries=len(wanted.inbound) + len(wanted.outbound),
             members=len(self.roster.directory.members),
@@ -262,7 +263,7 @@ class Network:
         while True:
             who = await self.kernel.firewall.disturbed()
             self._log.warning(events.FIREWALL_DISTURBED, by=who)
-            self._say(disturbed_by=who, disturbed_at_ms=_now_ms(), repairs=self.state.repairs + 1)
+            self._say(disturbed_by=who, disturbed_at_ms=self._mesh.replica.now_ms(), repairs=self.state.repairs + 1)
             self._moved.set()
 
     async def _sweep(self) -> None:
@@ -313,7 +314,3 @@ class Network:
 def _trusted(view: NetworkView) -> frozenset[bytes]:
     """The members whose logs are sound."""
     return frozenset(each.node for each in view.members if Role.MEMBER.value in each.roles and not each.frozen)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -25,6 +25,7 @@ Masks: TypeAlias = tuple[PieceSet, PieceSet]  # before and after
 ServiceSet: TypeAlias = int  # ranges of services, by their place in the partition
 ClassSet: TypeAlias = int  # classes of targets, by their number
 
+SHOWN = 200  # changes of each kind, where nobody asks for more
 _NOBODY = b"", False, 0
 
 
@@ -82,13 +83,13 @@ class CutOff(msgspec.Struct, frozen=True, kw_only=True):
     offered: tuple[ServiceRange, ...] = ()
 
 
-def preview(before: State, after: State, now_ms: int, most: int = 200) -> Preview:
-    """What changes from one state to another, at a moment; at most so many changes of each kind, the widest first."""
+def preview(before: State, after: State, now_ms: int, most: int = SHOWN) -> Preview:
+    """What changes from one state to another, at a moment; for a single question. See `Comparison.changes`."""
     return Comparison(before, after, now_ms).changes(most)
 
 
 def cuts_off(before: State, after: State, node: bytes, now_ms: int) -> CutOff:
-    """What a node itself loses entirely, not the hosts behind it. Everything if it is no member any more."""
+    """What a node itself loses entirely; for a single question. See `Comparison.cut_off`."""
     return Comparison(before, after, now_ms).cut_off(node)
 
 
@@ -173,8 +174,8 @@ class Comparison:
             self._allowed[pieces] = known
         return known
 
-    def changes(self, most: int) -> Preview:
-        """What is gained and what is lost: so many changes of each, the widest first."""
+    def changes(self, most: int = SHOWN) -> Preview:
+        """What is gained and what is lost: at most so many changes of each, the widest first."""
         reached = _by_key((end.here, end.span) for end in self._ends)
         here = list(reached.values())
         shown: list[tuple[Change, ...]] = []
@@ -243,7 +244,7 @@ class Comparison:
         return joined(self._ranges[bit] for bit in bits(services))
 
     def cut_off(self, node: bytes) -> CutOff:
-        """What a node loses entirely."""
+        """What a node itself loses entirely, not the hosts behind it. Everything if it is no member any more."""
         own = [end for end in self._ends if end.span.node == node and not end.span.host]
         others = [end for end in self._ends if end.span.node != node]
         used, offered, touch = _Loss(), _Loss(), defaultdict[object, _Loss](_Loss)

@@ -152,10 +152,6 @@ class PolicyService:
             raise error("policy.overtaken")
         return Written(batches, mine[-1].change, course)
 
-    async def revert(self, revision: bytes) -> Written:
-        """A new edit with the content of an earlier revision."""
-        return await self.apply(await self.content(revision))
-
     async def undo(self, before: bytes, after: bytes) -> Written:
         """Take back what an edit changed between two revisions, and leave alone what others wrote since.
 
@@ -236,9 +232,13 @@ class PolicyService:
 
 def tests_error(failures: tuple[Failure, ...], directory: Directory) -> X0tError:
     """`policy.tests`, with the first failure in words."""
-    first = failures[0]
-    found = f"{flow_service(first.protocol, first.port)} is {first.found.value.replace('_', ' ')}"
-    return error("policy.tests", count=len(failures), first=f"{expectation_text(first.test, directory)}, but {found}")
+    first = f"{expectation_text(failures[0].test, directory)}, but {found_text(failures[0])}"
+    return error("policy.tests", count=len(failures), first=first)
+
+
+def found_text(failure: Failure) -> str:
+    """What came out instead of what a test expects: `tcp/502 is no rule`."""
+    return f"{flow_service(failure.protocol, failure.port)} is {failure.found.value.replace('_', ' ')}"
 
 
 def provenance(snapshot: Snapshot, names: Mapping[bytes, str]) -> dict[RuleId, Provenance]:

@@ -1,11 +1,14 @@
-"""Nodes of the contract tests of the transport."""
+"""Nodes of the contract tests of the transport, and the ground of those of the firewall."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from tests.firewall_ground import Ground, standing
 from tests.unit.transport.manners import MLDSA, make_id
 from tests.unit.transport.rig import Node, make_node
 
@@ -22,3 +25,10 @@ def node(tmp_path: Path) -> Node:
 def friend(tmp_path: Path) -> Node:
     """Another node."""
     return make_node(tmp_path, "friend")
+
+
+@pytest_asyncio.fixture
+async def ground() -> AsyncIterator[Ground]:
+    """A firewall in force between two hosts."""
+    async with standing() as made:
+        yield made

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
-import pytest_asyncio
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
 )
@@ -21,7 +19,7 @@ from appliance.netstack.nft.skeleton import skeleton
 from appliance.netstack.nft.verdict import ICMPV6
 from appliance.policy.enforcement import Stage
 from appliance.policy.filter import Grant, Key
-from tests.firewall_ground import BEHIND, LAN_HOST, NODE_ON_LAN, PATIENT_S, Ground, first_drop, send, standing, udp, v6
+from tests.firewall_ground import BEHIND, LAN_HOST, NODE_ON_LAN, PATIENT_S, Ground, first_drop, send, udp, v6
 from tests.firewall_rig import (
     ECHO,
     FAR,
@@ -37,12 +35,6 @@ from tests.firewall_rig import (
 )
 
 pytestmark = pytest.mark.usefixtures("root")
-
-
-@pytest_asyncio.fixture
-async def ground() -> AsyncIterator[Ground]:
-    async with standing() as made:
-        yield made
 
 
 async def test_nft_reads_what_was_applied(ground: Ground) -> None:

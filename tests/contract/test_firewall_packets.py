@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import pytest
-import pytest_asyncio
 from scapy.compat import raw
 from scapy.layers import inet
 from scapy.layers.inet import IP, TCP
@@ -37,7 +35,6 @@ from tests.firewall_ground import (
     Ground,
     first_drop,
     send,
-    standing,
     udp,
     v6,
 )
@@ -56,12 +53,6 @@ from tests.firewall_rig import (
 )
 
 pytestmark = pytest.mark.usefixtures("root")
-
-
-@pytest_asyncio.fixture
-async def ground() -> AsyncIterator[Ground]:
-    async with standing() as made:
-        yield made
 
 
 class Case(NamedTuple):

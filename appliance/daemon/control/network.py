@@ -147,7 +147,6 @@ class NetworkRoutes:
             is_member=own in self._directory.members,
             has_secret=view.secret is not None,
             others=len(self._directory.members.keys() - {own}),
-            interface=network.kernel.yggdrasil.place.interface,
         )
         return reply(checks(seen))
 

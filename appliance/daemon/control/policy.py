@@ -20,13 +20,13 @@ from appliance.policy.directory import Directory
 from appliance.policy.explain import Because, explain
 from appliance.policy.model import Policy, RuleId
 from appliance.policy.parse import parse
-from appliance.policy.preview import State, cuts_off, preview
+from appliance.policy.preview import Comparison, State
 from appliance.policy.preview_rows import rows
 from appliance.policy.revisions import Blocked
-from appliance.policy.service import Snapshot, Written, provenance
+from appliance.policy.service import Snapshot, Written, found_text, provenance
 from appliance.policy.tailscale import Mapping, mapping_template, read_mapping, survey
 from appliance.policy.trial import Failure
-from appliance.policy.wording import expectation_text, flow_service, node_name, rule_text
+from appliance.policy.wording import expectation_text, node_name, rule_text
 from appliance.policy.write import write
 
 CONFIRM_S = 60  # for a change that cuts this node off, where the author names no time
@@ -167,7 +167,8 @@ class PolicyRoutes:
         self, now: Snapshot, wanted: Policy, if_head: bytes | None, confirm_s: int | None
     ) -> tuple[Written, tuple[str, ...], int]:
         """Write a change; if this node loses touch with another, it is undone (ms, 0: never) unless confirmed."""
-        cut = await asyncio.to_thread(self._cut_off, now, wanted)
+        compared = await asyncio.to_thread(self._compare, now, wanted)
+        cut = await asyncio.to_thread(self._cut_off, compared, now.roster.directory)
         within_s = confirm_s if confirm_s is not None else CONFIRM_S if cut else 0
         if not within_s:
             return await self._mesh.policy.apply(wanted, if_head), cut, 0
@@ -176,17 +177,19 @@ class PolicyRoutes:
         made = self._mesh.confirmation.change(before, by_ms, lambda: self._mesh.policy.apply(wanted, if_head))
         return await made, cut, by_ms
 
-    def _cut_off(self, now: Snapshot, wanted: Policy) -> tuple[str, ...]:
+    def _compare(self, now: Snapshot, wanted: Policy) -> Comparison:
+        before, after = (State(policy, now.roster.directory) for policy in (now.course.policy, wanted))
+        return Comparison(before, after, self._mesh.replica.now_ms())
+
+    def _cut_off(self, compared: Comparison, directory: Directory) -> tuple[str, ...]:
         """The nodes and hosts that this node could reach or be reached by, and then no more."""
-        directory, own = now.roster.directory, self._node.key.id.raw
-        before, after = State(now.course.policy, directory), State(wanted, directory)
-        found = cuts_off(before, after, own, self._mesh.replica.now_ms())
+        found = compared.cut_off(self._node.key.id.raw)
         return tuple(dict.fromkeys(node_name(span.node, directory) for span in found.peers))
 
     def _preview(self, now: Snapshot, wanted: Policy, warnings: tuple[str, ...]) -> records.Preview:
         directory = now.roster.directory
-        before, after = State(now.course.policy, directory), State(wanted, directory)
-        found = preview(before, after, self._mesh.replica.now_ms())
+        compared = self._compare(now, wanted)
+        found = compared.changes()
         said = diff(now.course.policy, wanted)
         own = self._node.key.id.raw
         if own in directory.members:
@@ -196,9 +199,9 @@ class PolicyRoutes:
         return records.Preview(
             added=tuple(rule_text(rule, directory) for rule in added),
             removed=tuple(rule_text(rule, directory) for rule in removed),
-            rows=rows(found, before, after),
+            rows=rows(found, State(now.course.policy, directory), State(wanted, directory)),
             left_out=found.left_out,
-            cuts_off=self._cut_off(now, wanted),
+            cuts_off=self._cut_off(compared, directory),
             failures=_failures(self._mesh.policy.judge(wanted), wanted, directory),
             warnings=warnings,
             head=now.history[-1].change.hex() if now.history else "",
@@ -249,7 +252,7 @@ def _failures(failures: Iterable[Failure], policy: Policy, directory: Directory)
         records.PolicyFailure(
             test=expectation_text(each.test, directory),
             expected=each.expected.value,
-            found=f"{flow_service(each.protocol, each.port)} is {each.found.value.replace('_', ' ')}",
+            found=found_text(each),
             rules=tuple(rule_text(policy.rules[rule], directory) for rule in each.rules),
         )
         for each in failures

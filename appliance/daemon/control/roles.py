@@ -11,11 +11,10 @@ from appliance.core.records import GrantAsk, NameAsk, RevokeAsk, TagsAsk, ThawAs
 from appliance.daemon.control import show
 from appliance.daemon.control.reply import read, reply
 from appliance.daemon.node import Node
+from appliance.policy.names import SHORT_CHARS, is_id_begun
 from appliance.replica import operations
 from appliance.trust.grants import Role
 from appliance.trust.keys import parse_public_key
-
-PREFIX = len("node1") + 8  # characters of an id that name it: 40 bits, too many for a key made to resemble another
 
 
 class RoleRoutes:
@@ -81,7 +80,7 @@ class RoleRoutes:
         except X0tError as err:
             queries = self._node.mesh.queries
             meant = {node for node, name in (await queries.names()).items() if name == text}
-            if text.startswith("node1") and len(text) >= PREFIX:
+            if is_id_begun(text) and len(text) >= SHORT_CHARS:
                 meant |= {m.node for m in await queries.members() if str(NodeId(m.node)).startswith(text)}
             if len(meant) > 1:
                 raise error("replica.ambiguous", text=text) from err

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import http.server
 import io
 import json
 import os
 import resource
-import socketserver
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from appliance.cli.files import write_file
 from appliance.cli.main import NOUNS, run, say
 from appliance.core.errors import X0tError, error
 from appliance.core.records import Grant, Key, Link, Links, Rebuilt, Receipt
+from tests.unit.cli.answers import answering
 
 KEY = Key(node="node1abc", public_key="ml-dsa-65 AAAA", kept="file")
 RECEIPT = Receipt(batch="batch1abc", seq=2, time="2026-01-01T00:00:00.000Z#0", effects=("",))
@@ -29,69 +27,33 @@ GRANT = Grant("grant1a", "node1abc", "authority", ("owner",), (), 3, "2026", "20
 LINKS = Links(cut=False, links=(Link("node1abc", "h:1", "out", "up", "2026", HOSTILE),))
 
 ANSWERS: dict[tuple[str, str], object] = {
-    ("GET", "/v1/key"): KEY,
-    ("GET", "/v1/grants"): [GRANT],
-    ("GET", "/v1/links"): LINKS,
-    ("POST", "/v1/revocations"): RECEIPT,
-    ("POST", "/v1/thaws"): msgspec.structs.replace(RECEIPT, effects=("role",)),
-    ("GET", "/v1/replica/no-effect"): [],
-    ("GET", "/v1/mesh"): error("replica.no_mesh"),
-    ("POST", "/v1/mesh"): error("grant.role", role="owner"),
-    ("POST", "/v1/grants"): error("id.text", text="nosuch", reason="it has no prefix"),
-    ("GET", "/v1/nodes"): {"type": "x", "key": "some.day", "detail": "Unheard of.", "hint": "Wait.", "exit_code": 5},
+    ("GET", "/key"): KEY,
+    ("GET", "/grants"): [GRANT],
+    ("GET", "/links"): LINKS,
+    ("POST", "/revocations"): RECEIPT,
+    ("POST", "/thaws"): msgspec.structs.replace(RECEIPT, effects=("role",)),
+    ("GET", "/replica/no-effect"): [],
+    ("GET", "/mesh"): error("replica.no_mesh"),
+    ("POST", "/mesh"): error("grant.role", role="owner"),
+    ("POST", "/grants"): error("id.text", text="nosuch", reason="it has no prefix"),
+    ("GET", "/nodes"): {"type": "x", "key": "some.day", "detail": "Unheard of.", "hint": "Wait.", "exit_code": 5},
 }
 STREAMS: dict[str, list[object]] = {
-    "/v1/replica/rebuild": [
+    "/replica/rebuild": [
         {"event": "progress", "stage": "reading", "done": 1, "total": 2},
         {"event": "result", "result": Rebuilt(batches=2, before="aa", after="bb")},
     ],
-    "/v1/replica/verify": [{"event": "progress", "stage": "reading", "done": 1, "total": 2}],
-    "/v1/replica/export": [{"event": "error", "problem": error("replica.disk_full").problem()}],
+    "/replica/verify": [{"event": "progress", "stage": "reading", "done": 1, "total": 2}],
+    "/replica/export": [{"event": "error", "problem": error("replica.disk_full").problem()}],
 }
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        length = int(self.headers.get("Content-Length", 0))
-        self.rfile.read(length)
-        answer = ANSWERS.get((self.command, path))
-        body = b"".join(msgspec.json.encode(line) + b"\n" for line in STREAMS.get(path, ()))
-        status = 200
-        if not body:
-            if isinstance(answer, X0tError):
-                answer = answer.problem()
-            body = msgspec.json.encode(answer)
-            status = 409 if isinstance(answer, dict) and "type" in answer else 200
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_POST = do_PATCH = do_GET  # noqa: N815 - the names that http.server looks for
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def address_string(self) -> str:
-        return "unix"
-
-
-class _Server(socketserver.UnixStreamServer):
-    def get_request(self) -> tuple[object, tuple[str, int]]:  # type: ignore[override]
-        request, _ = super().get_request()
-        return request, ("unix", 0)
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    path = str(tmp_path_factory.mktemp("x0t") / "sock")
-    with _Server(path, _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield path
-        server.shutdown()
-        thread.join()
+    path = tmp_path_factory.mktemp("x0t") / "sock"
+    with answering(path) as made:
+        made.answers, made.streams = ANSWERS, STREAMS
+        yield str(path)
 
 
 def x0t(daemon: str, *arguments: str) -> int:

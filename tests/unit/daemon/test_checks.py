@@ -31,7 +31,6 @@ SOUND = Snapshot(
     is_member=True,
     has_secret=True,
     others=2,
-    interface="x0t0",
 )
 ROWS: list[tuple[str, str, dict[str, Any], str]] = [
     ("membership", "network.not_member", {"is_member": False}, ""),

@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import cast
 
+import pytest
+
+from appliance.core.errors import X0tError
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.operations import Operations
 from appliance.replica.reports import Receipt
@@ -54,3 +57,14 @@ async def do(site: Site, who: str, deed: Deed, limits: Limits = LIMITS) -> Recei
 
 async def rows(replica: Replica, table: type[Row]) -> list[Row]:
     return await replica.run(lambda engine: list(engine.view.rows(table)))
+
+
+async def refused(site: Site, who: str, deed: Deed) -> str:
+    """The key of the error with which a node refuses a deed. Nothing may have been written."""
+    node = cast("Member", getattr(site, who))
+    before = node.log.last_arrival()
+    async with site.live(who) as replica:
+        with pytest.raises(X0tError) as refusal:
+            await deed(Operations(replica, node.key.sign), site)
+        assert await replica.run(lambda engine: engine.log.last_arrival()) == before
+    return refusal.value.key

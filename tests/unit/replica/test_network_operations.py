@@ -16,7 +16,7 @@ from appliance.replica.operations import DocumentEdit, Operations
 from appliance.replica.queries import Queries
 from tests.attach_rig import attach
 from tests.mesh_rig import Member
-from tests.unit.replica.operations_rig import Deed, Site, do
+from tests.unit.replica.operations_rig import Deed, Site, do, refused
 
 
 @pytest.fixture
@@ -80,13 +80,7 @@ REFUSED: list[tuple[str, str, Deed, str]] = [
 async def test_what_could_have_no_effect_is_refused_and_nothing_is_written(
     site: Site, who: str, deed: Deed, key: str
 ) -> None:
-    node = cast("Member", getattr(site, who))
-    before = node.log.last_arrival()
-    async with site.live(who) as replica:
-        with pytest.raises(X0tError) as refused:
-            await deed(Operations(replica, node.key.sign), site)
-        assert refused.value.key == key
-        assert await replica.run(lambda engine: engine.log.last_arrival()) == before
+    assert await refused(site, who, deed) == key
 
 
 EFFECTIVE: list[tuple[str, str, Deed]] = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import cast
 
 import msgspec
 import pytest
@@ -19,7 +18,7 @@ from appliance.replica.rows import CheckpointRow, DocumentRow, FrozenRow, GrantR
 from appliance.replica.service import Replica, Writer
 from appliance.trust.grants import Role
 from tests.mesh_rig import START_MS, YEAR_MS, Member, Mesh
-from tests.unit.replica.operations_rig import Deed, Site, do, rows
+from tests.unit.replica.operations_rig import Deed, Site, do, refused, rows
 
 
 @pytest.fixture
@@ -70,13 +69,7 @@ REFUSED: list[tuple[str, str, Deed, str]] = [
 async def test_what_could_have_no_effect_is_refused_and_nothing_is_written(
     site: Site, who: str, deed: Deed, key: str
 ) -> None:
-    node = cast("Member", getattr(site, who))
-    before = node.log.last_arrival()
-    async with site.live(who) as replica:
-        with pytest.raises(X0tError) as refused:
-            await deed(Operations(replica, node.key.sign), site)
-        assert refused.value.key == key
-        assert await replica.run(lambda engine: engine.log.last_arrival()) == before
+    assert await refused(site, who, deed) == key
 
 
 EFFECTIVE: list[tuple[str, str, Deed]] = [
