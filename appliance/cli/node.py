@@ -35,7 +35,7 @@ def name(session: Session, node_id: str, text: str) -> None:
     session.out.receipt(receipt, "The name is set")
 
 
-@node.command("subnet", epilog="Example: x0t node subnet gateway-1... fd00:1::/64 --remove fd00:9::/64")
+@node.command("subnet", epilog="Example: x0t node subnet node1q8f2zr9w 300:2b88:b53d:affd::/64")
 @click.argument("node_id", metavar="NODE")
 @click.argument("prefixes", nargs=-1, metavar="PREFIX...")
 @click.option("--remove", multiple=True, metavar="PREFIX", help="Take this prefix away; repeat.")
