@@ -129,7 +129,6 @@ class FakeFirewall:
                 state="replied",
                 packets=packets,
                 bytes=0,
-                expires_s=0,
             )
             for (ends, protocol, port), packets in self.kernel.conversations.items()
         ]

@@ -22,7 +22,7 @@ from appliance.policy.filter import Address
 
 _GET: Final = SUBSYSTEM_CONNTRACK << 8 | 1
 _DELETE: Final = SUBSYSTEM_CONNTRACK << 8 | 2
-_ORIGINAL, _STATUS, _PROTOCOL_INFO, _TIMEOUT, _COUNT_ORIGINAL, _COUNT_REPLY, _ID, _ZONE = 1, 3, 4, 7, 9, 10, 12, 18
+_ORIGINAL, _STATUS, _PROTOCOL_INFO, _COUNT_ORIGINAL, _COUNT_REPLY, _ID, _ZONE = 1, 3, 4, 9, 10, 12, 18
 _IP, _PROTOCOL = 1, 2  # within a tuple
 _SOURCE, _TARGET = 3, 4  # within IP, for IPv6
 _NUMBER, _SOURCE_PORT, _TARGET_PORT, _ICMPV6_TYPE, _ICMPV6_CODE = 1, 2, 3, 8, 9  # within protocol
@@ -48,7 +48,6 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     state: str  # of TCP; or unreplied, replied
     packets: int  # both directions
     bytes: int
-    expires_s: int  # unless it goes on
 
 
 class _Tracked(NamedTuple):
@@ -99,7 +98,6 @@ def _conversations(found: Iterable[_Tracked], held: Lookup) -> Iterator[Conversa
             state=_state(one.said),
             packets=packets,
             bytes=size,
-            expires_s=_number(one.said.get(_TIMEOUT, b"")),
         )
 
 
