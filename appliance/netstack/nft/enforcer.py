@@ -228,9 +228,8 @@ class Enforcer:
     def _misremembered(self, held: Filter) -> list[Difference]:
         """What is in the memories and is not what the filter says."""
         lookup, kernel, now_ms = Lookup(held), self._kernel(), self._now()
-        return [one for name in MEMORIES for one in memory_differences(lookup, name, kernel.read_set(name, now_ms))][
-            :DIFFERENCES_SHOWN
-        ]
+        found = [one for name in MEMORIES for one in memory_differences(lookup, name, kernel.read_set(name, now_ms))]
+        return found[:DIFFERENCES_SHOWN]
 
     def _is_sound(self, seen: Reading) -> bool:
         """True if all but the elements of a filter is as it should be."""

@@ -94,6 +94,11 @@ def is_icmpv6() -> bytes:
     return _meta(_Meta.PROTOCOL) + _compare(bytes([_ICMPV6]))
 
 
+def not_icmpv6() -> bytes:
+    """The packet is of another protocol."""
+    return _meta(_Meta.PROTOCOL) + _compare(bytes([_ICMPV6]), _Compare.OTHER)
+
+
 def load_next_header() -> bytes:
     """The next header of the IPv6 header itself."""
     return _payload(_NEXT_HEADER_OFFSET, 1)
@@ -181,11 +186,6 @@ def is_granted(name: str) -> bytes:
 def goes(way: int) -> bytes:
     """The packet goes this way within its conversation."""
     return _tracked(_Ct.DIRECTION) + _compare(bytes([way]))
-
-
-def state_has(bits: int) -> bytes:
-    """The packet's state to connection tracking is one of these."""
-    return _state(bits) + _compare(bytes(4), _Compare.OTHER)
 
 
 def state_lacks(bits: int) -> bytes:

@@ -3,8 +3,9 @@
 Interfaces are matched by name, so that the table denies before the interface exists. What may pass is accepted as early
 as possible; why a packet may not is found out afterwards. Every packet of a conversation is judged by the packet that
 opened it, as connection tracking remembers it; so a change of policy acts on conversations that run. What has no
-conversation, or is not IPv6, matches nothing and ends in a drop. Other interfaces are touched only where they carry
-addresses of members.
+conversation, or is not IPv6, matches nothing and ends in a drop. Packets leave in a memory what was found out about
+their conversation; that saves lookups and decides nothing, for whether it is granted is asked each time. Other
+interfaces are touched only where they carry addresses of members.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from appliance.core.limits import LIMITS, Limits
 from appliance.netstack.nft import expressions as word
 from appliance.netstack.nft import wire
 from appliance.netstack.nft.channel import SUBSYSTEM_TABLES, Request
+from appliance.netstack.nft.raw import GRANTS
 from appliance.policy.enforcement import Stage
 from appliance.policy.filter import Address
 
@@ -69,8 +71,13 @@ _MAP_ORDER: Final = struct.pack(
 )  # for `nft`: keys big-endian, values as the machine has them
 _HOOKS: Final = {"input": 1, "forward": 2, "output": 3}
 _NEIGHBOURS: Final = ("fe80::/10", "ff00::/8")
-MEMORIES: Final = ("known_inbound", "known_outbound")
-_REMEMBERING: Final = ("from_mesh", "to_mesh", "learn_inbound", "learn_outbound")  # chains that use the memories
+_FAR_ENDS: Final = {"member": "peers", "host": "peer_nets"}
+MEMORIES: Final = tuple(f"known_{way}" for way in GRANTS)
+_REMEMBERING: Final = (  # chains that use the memories, and hold little else
+    "from_mesh",
+    "to_mesh",
+    *(f"learn_{way}_{who}" for way in GRANTS for who in _FAR_ENDS),
+)
 
 
 def skeleton(table: MeshTable, limits: Limits = LIMITS) -> Layout:
@@ -251,6 +258,9 @@ def _judging() -> Chains:
         "from_mesh": {
             "known, opened there": word.goes(word.ORIGINAL) + _recalled("inbound"),
             "known, opened here": word.goes(word.REPLY) + _recalled("outbound"),
+            "judge": word.goto("judge_from_mesh"),
+        },
+        "judge_from_mesh": {
             **unfit,
             "ICMPv6": word.is_icmpv6() + word.jump("icmpv6_from_mesh"),
             "of a conversation from there": word.goes(word.ORIGINAL) + word.goto("far_opened"),
@@ -260,6 +270,9 @@ def _judging() -> Chains:
         "to_mesh": {
             "known, opened here": word.goes(word.ORIGINAL) + _recalled("outbound"),
             "known, opened there": word.goes(word.REPLY) + _recalled("inbound"),
+            "judge": word.goto("judge_to_mesh"),
+        },
+        "judge_to_mesh": {
             **unfit,
             "ICMPv6": word.is_icmpv6() + word.jump("icmpv6_to_mesh"),
             "of a conversation from here": word.goes(word.ORIGINAL) + word.goto("near_opened"),
@@ -270,8 +283,7 @@ def _judging() -> Chains:
         "icmpv6_to_mesh": _icmpv6({"this node or a host behind it": ("locals", word.LOCAL)}),
         "far_opened": _granted("inbound", by_far_end=True),
         "near_opened": _granted("outbound", by_far_end=False),
-        "learn_inbound": _learned("inbound", by_far_end=True),
-        "learn_outbound": _learned("outbound", by_far_end=False),
+        **{f"learn_{way}_{who}": _learned(way, peers) for way in GRANTS for who, peers in _FAR_ENDS.items()},
         "untracked": {"why": word.jump("neighbours"), "no conversation": word.goto("drop_state")},
     }
 
@@ -291,16 +303,23 @@ def _icmpv6(senders: Mapping[str, tuple[str, int]]) -> dict[str, bytes]:
 
 def _granted(grants: str, *, by_far_end: bool) -> dict[str, bytes]:
     """Whether it is granted. A member is judged as a member, even if its address lies in a subnet as well."""
-    rest = word.add_local("locals", by_far_end=by_far_end) + word.add_service("services")
-    rest += word.is_granted(grants) + word.goto(f"learn_{grants}")
-    member = word.begin_key("peers", by_far_end=by_far_end)
+    member, host = (
+        _key(peers, by_far_end=by_far_end) + word.is_granted(grants) + word.goto(f"learn_{grants}_{who}")
+        for who, peers in _FAR_ENDS.items()
+    )
     denied = word.goto(f"denied_{grants}")
     return {
-        "member, near end and service": member + rest,
-        "member without this right": member + denied,
-        "host, near end and service": word.begin_key("peer_nets", by_far_end=by_far_end) + rest,
+        "member, near end and service": member,
+        "member without this right": word.begin_key("peers", by_far_end=by_far_end) + denied,
+        "host, near end and service": host,
         "nobody": denied,
     }
+
+
+def _key(peers: str, *, by_far_end: bool) -> bytes:
+    """Find who, where and what."""
+    near_end = word.add_local("locals", by_far_end=by_far_end)
+    return word.begin_key(peers, by_far_end=by_far_end) + near_end + word.add_service("services")
 
 
 def _recalled(grants: str) -> bytes:
@@ -308,18 +327,10 @@ def _recalled(grants: str) -> bytes:
     return word.recall(f"known_{grants}") + word.is_granted(grants) + word.accept()
 
 
-def _learned(grants: str, *, by_far_end: bool) -> dict[str, bytes]:
-    """Accept what was found to be granted, and remember its key, if there is room."""
-    rest = word.add_local("locals", by_far_end=by_far_end) + word.add_service("services")
-    rest += word.remember(f"known_{grants}") + word.accept()
-    member = word.begin_key("peers", by_far_end=by_far_end)
-    return {
-        "ICMPv6 is judged each time": word.is_icmpv6() + word.accept(),
-        "key of a member": member + rest,
-        "no room for a member": member + word.accept(),
-        "key of a host": word.begin_key("peer_nets", by_far_end=by_far_end) + rest,
-        "no room": word.accept(),
-    }
+def _learned(grants: str, peers: str) -> dict[str, bytes]:
+    """Accept what was found to be granted, and remember its key. For each new rule the kernel walks its maps."""
+    key = _key(peers, by_far_end=grants == "inbound") + word.remember(f"known_{grants}")
+    return {"remember the key": word.not_icmpv6() + key + word.accept(), "ICMPv6, or no room": word.accept()}
 
 
 def _explaining(table: MeshTable, limits: Limits) -> Chains:
