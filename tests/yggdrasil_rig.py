@@ -35,14 +35,14 @@ WAIT_S = 30.0
 class Node:
     """A member: its key, its place, its manager."""
 
-    def __init__(self, host: Host, run_dir: Path, underlay: str = "", *, relay: bool = False, **place: object) -> None:
+    def __init__(self, host: Host, folder: Path, underlay: str = "", *, relay: bool = False, **place: object) -> None:
         """`underlay` is its address there; empty: it does not listen. `place` replaces fields of the Place."""
         self.host = host
         self.key = generate_key()
         usual = Place(
             mesh=MESH,
             interface="x0t0",
-            run_dir=run_dir / host.name,
+            run_dir=folder / host.name,
             listen=(f"tls://0.0.0.0:{PORT}",) if underlay else (),
             mtu=32_000,
             netns=host.netns,

@@ -22,10 +22,11 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE, RTMGRP_LINK
 
 from appliance.core.errors import error
-from appliance.core.prefix import Prefix, address_text, parse_address
+from appliance.core.prefix import ADDRESS_BITS, Prefix, address_text, parse_address
 
 ROUTE_PROTOCOL: Final = 120  # rtm_protocol of our routes: free in the kernel's rtnetlink.h and iproute2's rt_protos
 _GROUPS: Final = RTMGRP_LINK | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
+_IFF_UP: Final = 0x1  # linux/if.h
 _NO_PREFIX_ROUTE: Final = 0x200  # IFA_F_NOPREFIXROUTE
 _NO_LINK_LOCAL: Final = 1  # IN6_ADDR_GEN_MODE_NONE
 _GONE: Final = frozenset((errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL))
@@ -51,7 +52,11 @@ class Links:
 
     async def __aenter__(self) -> Links:
         self._route = _opened(self._netns)
-        await self._route.setup_endpoint()  # now: it would be made twice by two that ask at once
+        try:
+            await self._route.setup_endpoint()  # now: it would be made twice by two that ask at once
+        except BaseException:
+            self._route.close()
+            raise
         return self
 
     async def __aexit__(
@@ -104,12 +109,16 @@ class Links:
         for address, length in await self.addresses(index):
             await self._forgiving("addr", "del", index=index, address=address_text(address), prefixlen=length)
 
-    async def narrow(self, index: int) -> None:
-        """Take away the route that the kernel made of an address, and keep the address."""
-        for each in await self._dump("addr", index=index):
-            if not each.get("flags") & _NO_PREFIX_ROUTE:
-                change = {"address": each.get("address"), "prefixlen": each["prefixlen"], "flags": _NO_PREFIX_ROUTE}
-                await self._forgiving("addr", "replace", index=index, **change)
+    async def hold(self, index: int, address: bytes) -> None:
+        """Make sure that an interface is up and has an address, without the route that the kernel makes of one."""
+        if not await self._is_up(index):
+            await self._forgiving("link", "set", index=index, state="up")
+        found = await self._dump("addr", index=index)
+        kept = [each for each in found if parse_address(each.get("address")) == address]
+        if not kept or not kept[0].get("flags") & _NO_PREFIX_ROUTE:
+            length = kept[0]["prefixlen"] if kept else ADDRESS_BITS
+            change = {"address": address_text(address), "prefixlen": length, "flags": _NO_PREFIX_ROUTE}
+            await self._forgiving("addr", "replace", index=index, **change)
 
     async def routes(self, index: int) -> frozenset[Prefix]:
         """Our routes on an interface."""
@@ -149,6 +158,13 @@ class Links:
             return [message async for message in dump]
         except NetlinkError as err:
             raise error("yggdrasil.interface", interface=fields, reason=err) from err
+
+    async def _is_up(self, index: int) -> bool:
+        try:
+            (found,) = await self._route.link("get", index=index)
+        except NetlinkError as err:
+            raise error("yggdrasil.interface", interface=index, reason=err) from err
+        return bool(found["flags"] & _IFF_UP)
 
     async def _forgiving(self, what: str, action: str, **fields: object) -> None:
         """One change; what is gone already is no error: the read-back decides."""

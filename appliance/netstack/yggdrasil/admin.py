@@ -91,6 +91,11 @@ class Session(_Answer, frozen=True):
     bytes_sent: Count = 0
     uptime: float = 0.0  # s
 
+    @property
+    def public_key(self) -> bytes:
+        """The key of the other end."""
+        return bytes.fromhex(self.key)
+
 
 class _Peers(_Answer, frozen=True):
     peers: tuple[Peer, ...] = ()

@@ -63,35 +63,51 @@ class Keeper:
         try:
             await self._ready(daemon, links)
         except X0tError:
-            await _end(daemon)
+            await self._end(daemon)
             return False
+        except BaseException:
+            daemon.close()
+            raise
         self._take(daemon)
         return True
+
+    async def has_interface(self, links: Links) -> bool:
+        """True if the interface is still the one that the daemon has open."""
+        return await links.index(self._place.interface) == self.index
 
     async def start(self, links: Links, config: Config, closed_for: frozenset[bytes]) -> None:
         """Start a daemon and wait until it is ready. Raises `yggdrasil.*`; the next try then must wait `wait_s`."""
         try:
-            user = process.user_id(self._place)
-            self.index = await links.make_tun(self._place.interface, user, config.mtu)
-            await links.clear_addresses(self.index)  # the daemon sets its own, and takes none that is there
-            daemon = await process.start(self._place, to_json(config), _running(config, closed_for), self._limits)
-            try:
-                await self._ready(daemon, links)
-                await links.narrow(self.index)  # or all addresses of the overlay would be routed there
-            except BaseException:
-                await _end(daemon)
-                raise
+            daemon = await self._started(links, config, closed_for)
         except X0tError:
             self._count_crash()
             raise
         self._take(daemon)
         self.starts += 1
 
+    async def _started(self, links: Links, config: Config, closed_for: frozenset[bytes]) -> Daemon:
+        """Cancelled, it may leave a daemon that the next start adopts or ends."""
+        user = process.user_id(self._place)
+        self.index = await links.make_tun(self._place.interface, user, config.mtu)
+        await process.end_strays(self._place, self._limits)
+        await links.clear_addresses(self.index)  # the daemon sets its own, and takes none that is there
+        daemon = await process.start(self._place, to_json(config), _running(config, closed_for), self._limits)
+        try:
+            await self._ready(daemon, links)
+            await links.hold(self.index, node_address(self._key))
+        except X0tError:
+            await self._end(daemon)
+            raise
+        except BaseException:
+            daemon.close()
+            raise
+        return daemon
+
     async def stop(self) -> None:
         """End the daemon; harmless if there is none."""
         daemon, self.daemon = self.daemon, None
         if daemon is not None:
-            await _end(daemon)
+            await self._end(daemon)
 
     async def ended(self) -> None:
         """Take note that the daemon ended by itself."""
@@ -141,6 +157,12 @@ class Keeper:
             raise error("yggdrasil.stranger", reason=f"its key is {found.key}, its address {found.address}")
         return True
 
+    async def _end(self, daemon: Daemon) -> None:
+        try:
+            await daemon.stop(self._limits.yggdrasil_stop_s)
+        finally:
+            daemon.close()
+
     def _count_crash(self) -> None:
         now_s = asyncio.get_running_loop().time()
         self._crashes.append(now_s)
@@ -148,11 +170,6 @@ class Keeper:
             self._crashes.popleft()
         backoff_s = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (len(self._crashes) - 1))
         self._not_before_s = now_s + (_SLOW_S if self.is_crashing else backoff_s)
-
-
-async def _end(daemon: Daemon) -> None:
-    await daemon.stop()
-    daemon.close()
 
 
 def _running(config: Config, closed_for: frozenset[bytes]) -> Running:

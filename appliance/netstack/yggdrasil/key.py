@@ -18,7 +18,7 @@ from appliance.core.yggdrasil import KEY_BYTES
 from appliance.trust.attachment import attach_statement
 from appliance.trust.keys import PRIVATE_FILE_BYTES, publish_file, read_file
 
-RELAY_BITS: Final = 16  # about 3 s, once; of 1,000 nodes that are none, one in 65 meshes has a lower key
+RELAY_BITS: Final = 16  # about 5 s, once; of 1,000 nodes that are none, one in 65 meshes has a lower key
 _PRIVATE_MODE: Final = 0o600
 
 

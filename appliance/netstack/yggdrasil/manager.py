@@ -96,6 +96,7 @@ class Yggdrasil:
             if self._keeper.daemon is None:
                 await self._keeper.adopt(links)
             await self._keeper.stop()
+            await process.end_strays(self.place, self._limits)
             await links.remove(self.place.interface)
         await process.forget(self.place)
         self._say(Phase.STOPPED)
@@ -149,6 +150,8 @@ class Yggdrasil:
         peers = await daemon.admin.peers()
         blamed = self._blamed(daemon.running, wanted, peers)
         restart = turns.due(self._standing(daemon.running, wanted, peers, closed=bool(blamed)))
+        if self._routes_due and not await self._keeper.has_interface(links):
+            restart = turns.Due(0.0, "its interface is gone")
         if restart is not None and restart.at_s <= now_s:
             self._log.info("yggdrasil.restarts", reason=restart.reason, interface=self.place.interface)
             await self._keeper.stop()
@@ -197,7 +200,7 @@ class Yggdrasil:
     async def _route(self, links: Links, wanted: Wanted, now_s: float) -> None:
         if self._routes_due or now_s - self._swept_at_s >= _SWEEP_S:
             self._routes_due, self._swept_at_s = False, now_s
-            await links.narrow(self._keeper.index)
+            await links.hold(self._keeper.index, node_address(self._key.public))
             await links.sync_routes(self.place.interface, self._keeper.index, self._routes(wanted))
             await process.trim_log(self.place, self._limits)
 
@@ -216,7 +219,7 @@ class Yggdrasil:
             listen=self.place.listen,
             discovery=() if closed else self.place.discovery,
             allowed=self._members(wanted),
-            peers=self._dialler.uris(wanted),
+            peers=self._dialler.uris(self._own(wanted), wanted),
         )
 
     def _members(self, wanted: Wanted) -> frozenset[bytes]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,8 @@ from appliance.netstack.yggdrasil.records import Candidate
 UNMEASURED_MS: Final = 50.0  # round trip of who was never measured: a peer in the same country
 _LOSS_MS: Final = 1_000.0  # what losing everything would cost
 _CONSIDERED: Final = 64  # newcomers weighed at a time, the best of each host
+
+Precedence: TypeAlias = tuple[bool, float, bytes]
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,13 +56,12 @@ class Observations(msgspec.Struct, frozen=True):
 class _Entry(NamedTuple):
     key: bytes
     fails: bool
-    order: tuple[bool, float, bytes]
+    order: Precedence
     host: str
     relay: bool
     cost_ms: float
 
 
-_Place = tuple[bool, float, bytes]
 _Grade = tuple[int, bool, int, int]
 
 
@@ -72,7 +73,7 @@ def choose(seen: Observations, current: Collection[bytes], now_s: float, how: Ch
         if each.uris and each.key != seen.own.key
     }
     kept = sorted((known[key] for key in current if key in known), key=_merit)[: how.count]
-    place = _order(seen.own)
+    place = precedence(seen.own)
     if len(kept) < how.count:
         return frozenset(entry.key for entry in _filled(kept, known, place, how.count))
     return frozenset(entry.key for entry in _moved(kept, known, place, how))
@@ -97,7 +98,7 @@ def invited(own: Candidate, members: Sequence[Candidate], newcomers: Iterable[Ca
     return called
 
 
-def _filled(kept: list[_Entry], known: Mapping[bytes, _Entry], place: _Place, count: int) -> list[_Entry]:
+def _filled(kept: list[_Entry], known: Mapping[bytes, _Entry], place: Precedence, count: int) -> list[_Entry]:
     rest = [entry for entry in known.values() if entry not in kept]
     while rest and len(kept) < count:
         best = min(rest, key=lambda entry: (_grade([*kept, entry], place), _merit(entry)))
@@ -106,7 +107,7 @@ def _filled(kept: list[_Entry], known: Mapping[bytes, _Entry], place: _Place, co
     return kept
 
 
-def _moved(kept: list[_Entry], known: Mapping[bytes, _Entry], place: _Place, how: Choice) -> list[_Entry]:
+def _moved(kept: list[_Entry], known: Mapping[bytes, _Entry], place: Precedence, how: Choice) -> list[_Entry]:
     """With one peer replaced, if that makes a better set."""
     now, best = _grade(kept, place), kept
     best_rank = (now, 0.0, b"")
@@ -123,7 +124,7 @@ def _moved(kept: list[_Entry], known: Mapping[bytes, _Entry], place: _Place, how
     return best
 
 
-def _newcomers(kept: list[_Entry], known: Mapping[bytes, _Entry], place: _Place) -> list[_Entry]:
+def _newcomers(kept: list[_Entry], known: Mapping[bytes, _Entry], place: Precedence) -> list[_Entry]:
     """The best of each host, and the best that comes before us."""
     best: dict[tuple[str, bool], _Entry] = {}
     for entry in known.values():
@@ -135,7 +136,7 @@ def _newcomers(kept: list[_Entry], known: Mapping[bytes, _Entry], place: _Place)
     return ranked[:_CONSIDERED] + before[:1]
 
 
-def _grade(peers: Sequence[_Entry], place: _Place) -> _Grade:
+def _grade(peers: Sequence[_Entry], place: Precedence) -> _Grade:
     return (
         sum(entry.fails for entry in peers),
         not any(entry.order < place and not entry.fails for entry in peers),
@@ -154,14 +155,15 @@ def _entry(member: Candidate, seen: Measured, now_s: float, how: Choice) -> _Ent
     return _Entry(
         key=member.key,
         fails=seen.failed_at_s is not None and now_s < seen.failed_at_s + retry_s,
-        order=_order(member),
+        order=precedence(member),
         host=_host(member.uris[0]),
         relay=member.relay,
         cost_ms=round_trip_ms + seen.cost + _LOSS_MS * seen.loss,
     )
 
 
-def _order(member: Candidate) -> _Place:
+def precedence(member: Candidate) -> Precedence:
+    """The place of a member in the order that all share; lower comes before."""
     return not member.relay, member.since_s, member.key
 
 

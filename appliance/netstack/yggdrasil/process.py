@@ -16,7 +16,7 @@ import pwd
 import signal
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -60,16 +60,13 @@ class Running(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return frozenset(bytes.fromhex(key) for key in self.allowed)
 
 
-class Daemon:
-    """A daemon that runs, or ran. `close` lets go of it and does not end it."""
+class _Process:
+    """A process, through its pidfd; not a child of ours. `close` lets go of it and does not end it."""
 
-    def __init__(self, place: Place, running: Running, pidfd: int, limits: Limits = LIMITS) -> None:
-        self.running: Final = running
-        self.admin: Final = Admin(socket_path(place), limits)
-        self._limits = limits
+    def __init__(self, pidfd: int) -> None:
+        self.on_end: Callable[[], None] = _nothing
         self._pidfd = pidfd
         self._ended = asyncio.Event()
-        self.on_end: Callable[[], None] = _nothing
         asyncio.get_running_loop().add_reader(pidfd, self._end)
 
     @property
@@ -77,17 +74,13 @@ class Daemon:
         """True once the process is gone."""
         return self._ended.is_set()
 
-    async def ended(self) -> None:
-        """Wait for its end."""
-        await self._ended.wait()
-
-    async def stop(self) -> None:
+    async def stop(self, grace_s: float) -> None:
         """End it, by force if it does not follow in time."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.yggdrasil_stop_s):
+                async with asyncio.timeout(grace_s):
                     await self._ended.wait()
                     return
 
@@ -102,6 +95,15 @@ class Daemon:
         self._ended.set()
         asyncio.get_running_loop().remove_reader(self._pidfd)
         self.on_end()
+
+
+class Daemon(_Process):
+    """A daemon that runs, or ran."""
+
+    def __init__(self, place: Place, running: Running, pidfd: int, limits: Limits = LIMITS) -> None:
+        super().__init__(pidfd)
+        self.running: Final = running
+        self.admin: Final = Admin(socket_path(place), limits)
 
 
 def _nothing() -> None:
@@ -150,11 +152,35 @@ async def start(place: Place, config: bytes, running: Running, limits: Limits = 
 
     Raises `yggdrasil.program` or `yggdrasil.user`. It need not be ready yet.
     """
-    started = await asyncio.to_thread(_launch, place, config, running, limits)
+    started = await _whole(asyncio.to_thread(_launch, place, config, running, limits))
     pidfd = await asyncio.to_thread(_open, started)
     if pidfd is None:
         raise error("yggdrasil.program", reason=await log_tail(place))
     return Daemon(place, started, pidfd, limits)
+
+
+async def end_strays(place: Place, limits: Limits = LIMITS) -> None:
+    """End every process that works in the daemon's directory: what we started and did not live to note.
+
+    Such a one holds interface and socket, so that no other daemon could start.
+    """
+    for pidfd in await asyncio.to_thread(_strays, socket_path(place).parent):
+        process = _Process(pidfd)
+        try:
+            await process.stop(limits.yggdrasil_stop_s)
+        finally:
+            process.close()
+
+
+async def _whole(work: Coroutine[None, None, Running]) -> Running:
+    """Wait for something that cannot be called back, also when we are cancelled meanwhile."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
 
 
 async def log_tail(place: Place) -> str:
@@ -189,6 +215,27 @@ def _open(running: Running) -> int | None:
         return pidfd
     os.close(pidfd)
     return None
+
+
+def _strays(home: Path) -> list[int]:
+    """Descriptors of the processes that work in a directory; what ends meanwhile is left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid() and _works_in(entry, home):
+            with contextlib.suppress(OSError):
+                pidfd = os.pidfd_open(int(entry.name))
+                if _works_in(entry, home):  # it still is that one
+                    found.append(pidfd)
+                else:
+                    os.close(pidfd)
+    return found
+
+
+def _works_in(entry: Path, home: Path) -> bool:
+    try:
+        return (entry / "cwd").samefile(home)
+    except OSError:
+        return False
 
 
 def _launch(place: Place, config: bytes, running: Running, limits: Limits) -> Running:

@@ -72,6 +72,11 @@ class Sight:
         failures = self._members[member.key].seen.failures if member.key in self._members else 0
         return member.uris[failures % len(member.uris)]
 
+    def waited_s(self, key: bytes, now_s: float) -> float:
+        """For how long a peer is wanted by now."""
+        memory = self._members.get(key)
+        return 0.0 if memory is None or memory.wanted_at_s is None else now_s - memory.wanted_at_s
+
     def kicks(self, key: bytes, now_s: float) -> bool:
         """True if a peer that is down should be tried again now: soon after it was lost, then less and less often."""
         memory = self._members.get(key)
