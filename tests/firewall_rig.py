@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
@@ -107,6 +108,10 @@ class FirewallRig(Protocol):
         """Somebody else empties the whole ruleset."""
         ...
 
+    def lingering(self) -> AbstractContextManager[None]:
+        """Until the block ends, no conversation can be ended."""
+        ...
+
     def talk(self, opener: Address, opened: Address, port: int) -> Talk:
         """A conversation that nobody has opened yet; one end is the node."""
         ...
@@ -142,6 +147,12 @@ class FakeRig:
 
     async def flush(self) -> None:
         self._fake.disturb()
+
+    @contextmanager
+    def lingering(self) -> Iterator[None]:
+        self._fake.linger(1_000)
+        yield
+        self._fake.linger(0)
 
     def talk(self, opener: Address, opened: Address, port: int) -> Talk:
         return FakeTalk(self, (opener, opened), UDP, port)
@@ -186,6 +197,14 @@ class Pair:
     def __enter__(self) -> Self:
         self.site.__enter__()
         self.node, self.far = self.site.hosts("node", "far")
+        self.appear()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.site.__exit__(kind, value, tb)
+
+    def appear(self) -> None:
+        """The mesh interface comes up, with the far end behind it."""
         self.site.cable(self.node, self.far, names=(MESH, "far0"))
         for host, interface, addresses in (
             (self.node, MESH, [OWN]),
@@ -193,10 +212,10 @@ class Pair:
         ):
             like_a_tun(host, interface)
             host.ip(*(f"addr add {address_text(address)}/7 dev {interface} nodad" for address in addresses))
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self.site.__exit__(kind, value, tb)
+    def vanish(self) -> None:
+        """The mesh interface goes, with its addresses and routes."""
+        self.node.ip(f"link del {MESH}")
 
     def host_of(self, address: Address) -> Host:
         return self.node if address == OWN else self.far
@@ -217,19 +236,20 @@ def like_a_tun(host: Host, interface: str) -> None:
 
 
 class KernelRig:
-    """The firewall in nf_tables; packets are sent."""
+    """The firewall in nf_tables; packets are sent. `connect` makes its sockets."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: Pair, connect: Callable[[], socket.socket] | None = None) -> None:
         self.pair = pair
+        self._connect = connect or pair.connect
         self._talks: list[KernelTalk] = []
-        self._made = [NftFirewall(TABLE, connect=pair.connect)]
+        self._made = [NftFirewall(TABLE, connect=self._connect)]
 
     @property
     def firewall(self) -> AnyFirewall:
         return self._made[-1]
 
     def restart(self) -> AnyFirewall:
-        self._made.append(NftFirewall(TABLE, connect=self.pair.connect))
+        self._made.append(NftFirewall(TABLE, connect=self._connect))
         return self.firewall
 
     async def flush(self) -> None:

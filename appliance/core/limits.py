@@ -71,21 +71,36 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections_per_peer: int = 4  # connections of one peer key
     half_open: int = 64  # connections whose peer is not known yet; one makes room for the newest
     refusal_s: int = 1  # seconds to tell a peer why it is refused, or to part from it
+    guests: int = 64  # connections of who is no member and has shown nothing yet; one makes room for the newest
+    guests_per_host: int = 32  # of those, from one host: a site behind one address may enrol many nodes at once
+    guests_standing: int = 256  # guests whose token stands, and who wait for a decision; they may leave and come back
+    guest_s: int = 20  # seconds for a guest to show a token that stands; it needs two round trips and 5 ms of work
+    guest_frames: int = 16  # frames of a guest at once, and one a second after that; an enrolment needs three
+    guest_message_bytes: int = 16_384  # bytes of one message of a guest; a request is 7 KB
     heartbeat_s: int = 20  # seconds of silence before a ping; half as long again ends a stream
     redial_max_s: int = 30  # seconds at most before a lost peer is dialled again
     peer_backoff_min_s: int = 1  # seconds before the first retry, and for which a peer is left alone at first
     peer_backoff_max_s: int = 300  # seconds for which a peer that goes on breaking the protocol is left alone
 
-    # Policy: what a document may hold is judged alike by all nodes of a mesh.
+    # Policy: what a document may hold is judged alike by all nodes of a mesh. Of 5,000 rules made like a factory's the
+    # figure is given; the bound is what costs a node a second or two.
     policy_rules: int = 5_000  # rules of a policy
     policy_tests: int = 2_000  # tests of a policy
     policy_names: int = 1_000  # groups, and named services
     policy_selectors: int = 64  # selectors on a side of a rule; a rule of node ids then still fits a value
     policy_services: int = 64  # services of a rule
+    policy_bytes: int = 2 << 20  # bytes of a document, keys and values; a factory's 0.7 MB
+    policy_ends: int = 50_000  # selectors of all rules; a factory's 11,000
+    policy_pieces: int = 12_000  # rules, those to `self` once for each source: 5,000, and 100 of them for 64 cells
+    policy_ranges: int = 32_768  # ranges of ports that rules tell apart; a factory's 1,500
+    policy_overlaps: int = 1_000_000  # those, each once for every list of services that has it; a factory's 24,000
+    policy_trials: int = 1_000_000  # ranges of ports of the rules about a test's ends, of all tests; a factory's 65,000
     policy_depth: int = 16  # nested lists and mappings in a text; a policy needs 4
-    filter_entries: int = 262_144  # elements of one node's filter: 10,000 peers and 25 entries for each
-    filter_overlaps: int = 1_000_000  # ranges of ports, each once for every rule that has it; 2 s to compile
     policy_text_bytes: int = 1 << 20  # bytes of a policy as text: 5,000 rules of 200
+
+    # What one node enforces of it, which hangs on who is who.
+    filter_entries: int = 262_144  # elements of one node's filter: 10,000 peers and 25 entries for each
+    filter_steps: int = 3_000_000  # groups, rules and services looked at to make it; 900,000 come with its most entries
 
     # Yggdrasil.
     yggdrasil_answer_bytes: int = 16 << 20  # bytes of an answer of its admin socket; 10,000 peers of 500 bytes, thrice
@@ -98,6 +113,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     # The firewall in the kernel.
     firewall_attempts: int = 8  # tries of one change while others change the ruleset, or answers are lost
+    firewall_patience_ms: int = 2_000  # that a look at a set makes way for changes; then one waits for it, 0.1 s
     firewall_gets: int = 128  # elements read back one by one, 20 us each; of more all are read, 1 us each
     firewall_drops: int = 1_024  # dropped packets remembered; 200 KiB
     firewall_drops_per_s: int = 20  # dropped packets shown, of each reason; the rest is dropped unseen

@@ -92,6 +92,15 @@ _ROWS = (
         "nothing: it is repaired within a second; find out who changes the table x0t-*",
     ),
     _Row(
+        "conversations",
+        "firewall.lingering",
+        lambda seen: not seen.state.owed,
+        "conversations that nothing allows any more are ended",
+        "conversations that nothing allows any more could not be ended, and are listed still",
+        lambda seen: seen.state.owed,
+        "nothing: none of their packets passes, and it is tried again by itself",
+    ),
+    _Row(
         "tampering",
         "firewall.disturbed",
         lambda seen: not seen.state.repairs,

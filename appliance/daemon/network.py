@@ -39,6 +39,7 @@ from appliance.replica.service import Replica
 from appliance.trust.grants import Role
 
 if TYPE_CHECKING:  # their drivers take 8 MiB, which a node without a network need not spend
+    from appliance.netstack.nft.claim import Claim
     from appliance.netstack.nft.conntrack import Conversation
     from appliance.netstack.yggdrasil.key import YggdrasilKey
     from appliance.netstack.yggdrasil.manager import Yggdrasil
@@ -82,6 +83,7 @@ class Kernel(NamedTuple):
     firewall: RunningFirewall
     yggdrasil: Yggdrasil
     key: YggdrasilKey
+    claim: Claim | None = None  # of interface and table, where others could want them
 
 
 class Announcement(NamedTuple):
@@ -101,6 +103,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     entries: int = 0
     members: int = 0
     blocked: str = ""  # why the latest state is not in force
+    owed: str = ""  # why conversations that nothing allows any more are not ended yet
     disturbed_by: str = ""  # who touched our table last
     disturbed_at_ms: int = 0
     repairs: int = 0
@@ -142,6 +145,8 @@ class Network:
     async def close(self) -> None:
         """Let go; what is enforced stays enforced, and Yggdrasil runs on."""
         await self.kernel.firewall.close()
+        if self.kernel.claim is not None:
+            self.kernel.claim.release()
 
     # -- enforcement
 
@@ -154,11 +159,17 @@ class Network:
             try:
                 if not self._prepared.is_set():
                     await self._prepare()
-                wait_s, retry_s = await self._round(), RETRY_MIN_S
+                wait_s = await self._round()
             except X0tError as err:
                 self._log.error(events.NETWORK_BLOCKED, error=str(err))
                 self._say(blocked=str(err))
-                wait_s, retry_s = retry_s, min(RETRY_MAX_S, retry_s * 2)
+                wait_s = retry_s
+            else:
+                if not self.state.owed:
+                    retry_s = RETRY_MIN_S
+                    continue
+                wait_s = retry_s if wait_s is None else min(wait_s, retry_s)
+            retry_s = min(RETRY_MAX_S, retry_s * 2)
 
     async def _prepare(self) -> None:
         await self.kernel.firewall.prepare()
@@ -211,8 +222,9 @@ class Network:
             return
         now = self.roster.directory
         narrower = narrowed(self.enforced, self._compiled_for, now, self._mesh.replica.node)
-        await self.kernel.firewall.apply(narrower)
+        applied = await self.kernel.firewall.apply(narrower)
         self.enforced, self._compiled_for = narrower, now
+        self._say(owed=applied.owed)
 
     def _want(self, view: NetworkView) -> None:
         """Tell Yggdrasil who the members are; before the first secret of the mesh is known there is nothing to say."""
@@ -229,13 +241,14 @@ class Network:
 
     def _applied(self, wanted: Filter, applied: Applied, policy: Policy) -> None:
         changed = bool(applied.added or applied.removed or applied.rebuilt)
-        if changed:
+        if changed or applied.owed != self.state.owed:
             self._log.info(
                 events.FIREWALL_APPLIED,
                 added=applied.added,
                 removed=applied.removed,
                 rebuilt=applied.rebuilt,
                 ended=applied.ended,
+                owed=applied.owed,
             )
         since_ms = 0 if changed else self.state.enforced_at_ms
         self.enforced, self.policy, self._compiled_for = wanted, policy, self.roster.directory
@@ -245,6 +258,7 @@ class Network:
             entries=len(wanted.inbound) + len(wanted.outbound),
             members=len(self.roster.directory.members),
             blocked="",
+            owed=applied.owed,
             issues=self.roster.issues,
         )
 

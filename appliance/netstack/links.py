@@ -1,7 +1,9 @@
 """Interfaces, addresses and routes of the mesh, through rtnetlink (RFC 3549): wanted against actual, idempotent.
 
 It touches one interface, and of the routes only those that carry our protocol number: other programs' routes are left
-alone, on that interface too. What it wrote it reads back. It decides nothing about who may talk to whom.
+alone, on that interface too. Behind the routes of the interface stands a barrier: `unreachable` ones of no interface,
+which answer while the others are not there, so that nothing takes the default route instead. What it wrote it reads
+back. It decides nothing about who may talk to whom.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from pyroute2 import AsyncIPRoute
@@ -25,6 +27,8 @@ from appliance.core.errors import error
 from appliance.core.prefix import ADDRESS_BITS, Prefix, address_text, parse_address
 
 ROUTE_PROTOCOL: Final = 120  # rtm_protocol of our routes: free in the kernel's rtnetlink.h and iproute2's rt_protos
+_BARRIERS: Final = 0xFF00_0000  # metrics from here on are of barriers: nobody else's route is less preferred
+_UNREACHABLE: Final = 7  # RTN_UNREACHABLE
 _GROUPS: Final = RTMGRP_LINK | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
 _IFF_UP: Final = 0x1  # linux/if.h
 _NO_PREFIX_ROUTE: Final = 0x200  # IFA_F_NOPREFIXROUTE
@@ -41,6 +45,25 @@ class RoutesChanged(msgspec.Struct, frozen=True):
 
     added: int = 0
     removed: int = 0
+
+
+class Barrier(msgspec.Struct, frozen=True):
+    """What may leave by one interface or not at all. The metric tells the barriers of several meshes apart."""
+
+    metric: int
+    prefixes: tuple[Prefix, ...]
+
+
+class Route(NamedTuple):
+    """One of ours: by an interface, or of a barrier."""
+
+    oif: int  # number of the interface; 0: it belongs to the barrier
+    prefix: Prefix
+
+
+def barrier_metric(mesh: bytes) -> int:
+    """The metric of a mesh's barrier. Two meshes of a node with the same one would share it: 1 in 16 million."""
+    return _BARRIERS | int.from_bytes(mesh[:3], "big")
 
 
 class Links:
@@ -68,6 +91,17 @@ class Links:
         """The interface's number; None if there is none of that name."""
         found = await self._route.link_lookup(ifname=name)
         return int(found[0]) if found else None
+
+    async def is_up(self, index: int) -> bool:
+        """True if an interface is there and up, whether or not it has a carrier."""
+        found = await self._link(index)
+        return found is not None and bool(found["flags"] & _IFF_UP)
+
+    async def is_open(self, name: str) -> bool:
+        """True if there is an interface of that name and a program has it open: only then a TUN has a carrier."""
+        index = await self.index(name)
+        found = None if index is None else await self._link(index)
+        return found is not None and bool(found.get("carrier"))
 
     async def make_tun(self, name: str, owner: int, mtu: int) -> int:
         """A TUN that lasts, for one user to open, without a link-local address, and up. Returns its number.
@@ -111,7 +145,7 @@ class Links:
 
     async def hold(self, index: int, address: bytes) -> None:
         """Make sure that an interface is up and has an address, without the route that the kernel makes of one."""
-        if not await self._is_up(index):
+        if not await self.is_up(index):
             await self._forgiving("link", "set", index=index, state="up")
         found = await self._dump("addr", index=index)
         kept = [each for each in found if parse_address(each.get("address")) == address]
@@ -120,26 +154,39 @@ class Links:
             change = {"address": address_text(address), "prefixlen": length, "flags": _NO_PREFIX_ROUTE}
             await self._forgiving("addr", "replace", index=index, **change)
 
-    async def routes(self, index: int) -> frozenset[Prefix]:
-        """Our routes on an interface."""
-        found = await self._dump("route", oif=index, proto=ROUTE_PROTOCOL)
-        return frozenset(Prefix(parse_address(each.get("dst") or "::"), int(each["dst_len"])) for each in found)
+    async def routes(self, index: int, metric: int) -> frozenset[Route]:
+        """Our routes on an interface, and those of the barrier of that metric: in one dump, which is what it costs."""
+        found = set()
+        for each in await self._dump("route", proto=ROUTE_PROTOCOL):
+            prefix = Prefix(parse_address(each.get("dst") or "::"), int(each["dst_len"]))
+            if each["type"] == _UNREACHABLE and each.get("priority") == metric:
+                found.add(Route(0, prefix))
+            elif each.get("oif") == index:
+                found.add(Route(index, prefix))
+        return frozenset(found)
 
-    async def sync_routes(self, name: str, index: int, wanted: Iterable[Prefix]) -> RoutesChanged:
-        """Bring our routes on an interface to these. Raises `yggdrasil.routes` if they are not so afterwards."""
-        whole, before = frozenset(wanted), await self.routes(index)
-        for prefix in sorted(before - whole):
-            await self._forgiving("route", "del", **_route(prefix, index))
-        for prefix in sorted(whole - before):
-            await self._forgiving("route", "replace", **_route(prefix, index))
+    async def sync_routes(self, name: str, index: int, wanted: Iterable[Prefix], barrier: Barrier) -> RoutesChanged:
+        """Bring our routes on an interface, and a barrier, to these. Without an interface (index 0) only the barrier.
+
+        Raises `yggdrasil.routes` if they are not so afterwards.
+        """
+        whole = {Route(index, prefix) for prefix in wanted} | {Route(0, prefix) for prefix in barrier.prefixes}
+        before = await self.routes(index, barrier.metric)
+        for route in sorted(before - whole):
+            await self._forgiving("route", "del", **_fields(route, barrier.metric))
+        for route in sorted(whole - before):
+            await self._forgiving("route", "replace", **_fields(route, barrier.metric))
         changed = RoutesChanged(len(whole - before), len(before - whole))
-        if (changed.added or changed.removed) and (after := await self.routes(index)) != whole:
+        if (changed.added or changed.removed) and (after := await self.routes(index, barrier.metric)) != whole:
             reason = f"{len(whole - after)} are missing, {len(after - whole)} too many"
             raise error("yggdrasil.routes", interface=name, reason=reason)
         return changed
 
-    async def watch(self, name: str) -> AsyncIterator[str]:
-        """What happens to an interface, its addresses and routes, by whomever: the name of each netlink event."""
+    async def watch(self, name: str, metric: int) -> AsyncIterator[str]:
+        """What happens to an interface, its addresses and routes, and to the barrier of that metric, by whomever.
+
+        Yields the name of each netlink event.
+        """
         async with _opened(self._netns) as route:
             await route.bind(groups=_GROUPS)
             index = await self.index(name)
@@ -147,7 +194,7 @@ class Links:
                 async for message in route.get():
                     if message.get("ifname") == name:
                         index = message["index"]
-                    elif index not in {message.get("oif"), message.get("index")}:
+                    elif message.get("priority") != metric and index not in {message.get("oif"), message.get("index")}:
                         continue
                     yield message["event"]
 
@@ -159,12 +206,15 @@ class Links:
         except NetlinkError as err:
             raise error("yggdrasil.interface", interface=fields, reason=err) from err
 
-    async def _is_up(self, index: int) -> bool:
+    async def _link(self, index: int) -> Any:
+        """The interface as the kernel tells of it; None if it is gone."""
         try:
             (found,) = await self._route.link("get", index=index)
         except NetlinkError as err:
+            if err.code in _GONE:
+                return None
             raise error("yggdrasil.interface", interface=index, reason=err) from err
-        return bool(found["flags"] & _IFF_UP)
+        return found
 
     async def _forgiving(self, what: str, action: str, **fields: object) -> None:
         """One change; what is gone already is no error: the read-back decides."""
@@ -203,6 +253,7 @@ def _opened(netns: str | None) -> Any:
         os.close(inside)
 
 
-def _route(prefix: Prefix, index: int) -> dict[str, object]:
+def _fields(route: Route, metric: int) -> dict[str, object]:
     """No source is named: an interface's own address is preferred for what leaves through it (RFC 6724, rule 5)."""
-    return {"family": socket.AF_INET6, "dst": str(prefix), "oif": index, "proto": ROUTE_PROTOCOL}
+    common = {"family": socket.AF_INET6, "dst": str(route.prefix), "proto": ROUTE_PROTOCOL}
+    return common | ({"oif": route.oif} if route.oif else {"type": "unreachable", "priority": metric})

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from appliance.core.errors import error
+from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
 from appliance.policy.directory import Directory, Member
 from appliance.policy.filter import Address, Filter
@@ -56,6 +56,7 @@ class Compiler:
         self._pieces = Pieces({})
         self._host_groups: list[Stretch[tuple[bytes, Groups]]] = []
         self._view: View | None = None
+        self._refused: tuple[list[Stretch[Groups]], X0tError] | None = None  # a view that was too large
 
     def set_policy(self, policy: Policy, now_ms: int) -> None:
         """From now on the rules count that are active at a moment."""
@@ -65,7 +66,7 @@ class Compiler:
         self._active = frozenset(rules)
         self._pieces = Pieces(rules)
         self._host_groups = self._pieces.host_groups(self._hosts)
-        self._view = None
+        self._view = self._refused = None
 
     def set_directory(self, directory: Directory) -> None:
         """From now on these are the members and the subnets."""
@@ -80,10 +81,22 @@ class Compiler:
         if member is None:
             raise error("policy.not_member", node=node)
         near = self._near(member)
-        if self._view is None or self._view.near != near or self._view.crowded:
-            self._view = View(self._pieces, near, self._limits, self._number_bits)
+        view = self._seen_from(near)
         far = [Stretch(first, last, groups) for first, last, (gateway, groups) in self._host_groups if gateway != node]
-        return self._view.filter(member.address, self._peers(self._view, member), far)
+        return view.filter(member.address, self._peers(view, member), far)
+
+    def _seen_from(self, near: list[Stretch[Groups]]) -> View:
+        """The policy as this place sees it. One that is too large is not tried twice: it may take a second to find."""
+        if self._view is not None and self._view.near == near and not self._view.crowded:
+            return self._view
+        if self._refused is not None and self._refused[0] == near:
+            raise self._refused[1].with_traceback(None)
+        try:
+            self._view = View(self._pieces, near, self._limits, self._number_bits)
+        except X0tError as err:
+            self._refused = near, err
+            raise
+        return self._view
 
     def _near(self, member: Member) -> list[Stretch[Groups]]:
         """The node and the hosts behind it."""

@@ -21,6 +21,7 @@ import msgspec
 from appliance.core import canonical
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
+from appliance.policy import bounds
 from appliance.policy.canonical_rule import checked
 from appliance.policy.document_check import expectation_fault, group_fault, named_fault, rule_fault
 from appliance.policy.model import Policy, PolicyTest, Rule, Service, content_id, encode_rule, encode_test
@@ -54,7 +55,10 @@ def is_open(mapping: Mapping[str, Scalar]) -> bool:
 
 
 def from_keys(mapping: Mapping[str, Scalar], limits: Limits = LIMITS) -> Policy:
-    """The policy that a document holds; `part/` keys say nothing about it. Raises `policy.document`."""
+    """The policy that a document holds; `part/` keys say nothing about it.
+
+    Raises `policy.document` for the first key that cannot be read, and `policy.bounds`.
+    """
     return Reader(limits).read(mapping)
 
 
@@ -68,11 +72,12 @@ class Reader:
     def read(self, mapping: Mapping[str, Scalar]) -> Policy:
         """As `from_keys`."""
         policy = Policy(rules={}, tests={}, groups={}, services={})
-        for key, value in mapping.items():
+        bounds.check_size(_size(mapping), self._limits)  # first: it bounds what reading costs
+        for key, value in sorted(mapping.items()):
             kind, _, name = key.partition("/")
             if kind != "part":
                 _put(policy, kind, name, self._record(key, value))
-        _check_size(policy, self._limits)
+        bounds.check(policy, self._limits)
         return policy
 
     def _record(self, key: str, value: Scalar) -> Record:
@@ -144,9 +149,11 @@ def _service(text: str) -> Service:
 
 
 def to_keys(policy: Policy, limits: Limits = LIMITS) -> dict[str, bytes]:
-    """The keys of a document that holds the policy. Raises `policy.document` for what could not be read back."""
-    _check_size(policy, limits)
-    return dict(_entries(policy, limits))
+    """The keys of a document that holds the policy. Raises what reading them back would: see `from_keys`."""
+    bounds.check(policy, limits)
+    keys = dict(_entries(policy, limits))
+    bounds.check_size(_size(keys), limits)
+    return keys
 
 
 def edit(
@@ -154,7 +161,7 @@ def edit(
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """What to put and what to delete so that a document with the content *old* holds the policy and is not open.
 
-    Both are empty where it already does. Raises `policy.document`.
+    Both are empty where it already does. Raises as `to_keys`.
     """
     wanted = to_keys(policy, limits)
     puts = {key: value for key, value in wanted.items() if old.get(key) != value}
@@ -243,12 +250,5 @@ def _entry(key: str, encoded: bytes, fault: str, limits: Limits) -> tuple[str, b
     return key, encoded
 
 
-def _check_size(policy: Policy, limits: Limits) -> None:
-    for what, found, limit in (
-        ("rules", len(policy.rules), limits.policy_rules),
-        ("tests", len(policy.tests), limits.policy_tests),
-        ("groups", len(policy.groups), limits.policy_names),
-        ("services", len(policy.services), limits.policy_names),
-    ):
-        if found > limit:
-            raise error("policy.document", key=what, reason=f"there are {found}, and at most {limit} may be")
+def _size(mapping: Mapping[str, Scalar]) -> int:
+    return sum(len(key) + (len(value) if isinstance(value, bytes) else 0) for key, value in mapping.items())

@@ -29,6 +29,7 @@ class Applied(msgspec.Struct, frozen=True):
     removed: int = 0
     rebuilt: bool = False  # the whole table was written
     ended: int = 0  # conversations that were cut, because nothing allows them any more
+    owed: str = ""  # why some of those are still to be ended; the filter is in force, and none of their packets passes
 
 
 class Stage(StrEnum):
@@ -64,7 +65,10 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Firewall(Protocol):
-    """The firewall of one mesh on this node. Methods raise `firewall.*`; what was in force then stays in force."""
+    """The firewall of one mesh on this node. Methods raise `firewall.*`; what was in force then stays in force.
+
+    There is one exception: `firewall.unrestored` says that it does not, and what is in its place.
+    """
 
     async def prepare(self) -> None:
         """Make sure that a table that denies exists, before the interface does. Keeps a filter that is in force."""
@@ -73,12 +77,16 @@ class Firewall(Protocol):
     async def apply(self, wanted: Filter) -> Applied:
         """Bring the kernel to this filter by the smallest change in one transaction; read back and compare.
 
-        Conversations that the filter does not allow any more are ended, also established ones.
+        Conversations that the filter does not allow any more are ended, also established ones. Where that fails, the
+        outcome says so, and each later call tries it again, also one that changes nothing.
         """
         ...
 
     async def verify(self) -> Sequence[Difference]:
-        """Compare all that the kernel holds with what was applied last."""
+        """Compare all that the kernel holds with what was applied last; holds no change up.
+
+        Where it differs, the next `apply` mends it, whatever it was to change.
+        """
         ...
 
     async def counters(self) -> Mapping[tuple[str, Key], Count]:

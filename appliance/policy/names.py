@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from appliance.core.errors import X0tError
 from appliance.core.ids import NodeId
+from appliance.core.names import TAG
 from appliance.policy.directory import Directory, Member
 from appliance.policy.model import Protocol, Service
-from appliance.replica.document_kinds import TAG
 
 NAME = TAG  # of a group or a service: the form of a tag
 _ID_BEGINS = f"{NodeId.HRP}1"

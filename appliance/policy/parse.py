@@ -23,6 +23,7 @@ import msgspec
 
 from appliance.core.errors import error
 from appliance.core.limits import LIMITS, Limits
+from appliance.policy import bounds
 from appliance.policy.canonical_rule import ANY, canonical, canonical_services, fault, service_fault
 from appliance.policy.directory import Directory
 from appliance.policy.model import (
@@ -58,11 +59,12 @@ class Parsed(msgspec.Struct, frozen=True):
 
 
 def parse(text: str, directory: Directory, limits: Limits = LIMITS) -> Parsed:
-    """Read a policy. Raises `policy.text` with all mistakes, or `policy.size`."""
+    """Read a policy. Raises `policy.text` with all mistakes, `policy.size`, or `policy.bounds`."""
     problems = Problems()
     reader = _Reader(directory, limits, problems)
     policy = reader.policy(read(text, limits))
     problems.check()
+    bounds.check(policy, limits)
     return Parsed(policy, reader.ends.warnings())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -35,6 +36,11 @@ Services: TypeAlias = int  # a set of lists of services
 Thing = TypeVar("Thing", bound=Hashable)
 
 _DIGEST_BYTES = 32
+_DENSE = 12  # where one bit of so many is set, looking at each is cheaper than finding the next
+_LONG, _FEW = 2_048, 8  # bits; a longer mask with more of them set is cut, which costs less than long steps
+_CHUNK = 512  # bits
+_CHUNK_MASK = (1 << _CHUNK) - 1
+_AS_TRUTH = bytes.maketrans(b"01", b"\x00\x01")
 
 
 class Piece(NamedTuple):
@@ -50,10 +56,23 @@ class Piece(NamedTuple):
 
 def bits(mask: int) -> Iterator[int]:
     """The numbers of the bits that are set, ascending."""
+    length, count = mask.bit_length(), mask.bit_count()
+    if count * _DENSE >= length:
+        return compress(range(length), f"{mask:b}"[::-1].encode().translate(_AS_TRUTH))
+    return _few_bits(mask) if length <= _LONG or count < _FEW else _far_bits(mask)
+
+
+def _few_bits(mask: int, before: int = -1) -> Iterator[int]:
     while mask:
         low = mask & -mask
-        yield low.bit_length() - 1
+        yield before + low.bit_length()
         mask ^= low
+
+
+def _far_bits(mask: int) -> Iterator[int]:
+    """The same piece by piece: each step costs what the mask is long."""
+    for place in range(0, mask.bit_length(), _CHUNK):
+        yield from _few_bits(mask >> place & _CHUNK_MASK, place - 1)
 
 
 class Pieces:
@@ -93,7 +112,9 @@ class Pieces:
                         by_prefix.append((prefix, group))
                     case SelfSelector():
                         raise ValueError("self has no meaning of its own: Rule.pieces() resolves it")
-        self._prefixes = layers(by_prefix, lambda outer, inner: outer | inner)
+        self._prefixes = layers(
+            ((prefix, self.anybody | group) for prefix, group in by_prefix), lambda outer, inner: outer | inner
+        )
 
     def _join(self) -> None:
         """Which pieces lead from and to each group, what they do, and which services they serve."""
@@ -119,7 +140,7 @@ class Pieces:
     def host_groups(self, hosts: Sequence[Stretch[bytes]]) -> list[Stretch[tuple[bytes, Groups]]]:
         """Stretches of hosts with their gateway and the groups that select them, cut where a selector ends."""
         return [
-            Stretch(first, last, (gateway, self.anybody | (groups or 0)))
+            Stretch(first, last, (gateway, self.anybody if groups is None else groups))
             for first, last, (gateway, groups) in overlaid(hosts, self._prefixes)
             if gateway is not None
         ]
@@ -131,17 +152,17 @@ class Pieces:
             found |= self.serving[services]
         return found
 
-    def opened_by(self, groups: Groups) -> PieceSet:
-        """The pieces one of whose sources means the subject."""
+    def opened_by(self, groups: Iterable[int]) -> PieceSet:
+        """The pieces one of whose sources means a subject of these groups, given as numbers."""
         found = 0
-        for group in bits(groups):
+        for group in groups:
             found |= self._from[group]
         return found
 
-    def open_to(self, groups: Groups) -> PieceSet:
-        """The pieces one of whose targets means the subject."""
+    def open_to(self, groups: Iterable[int]) -> PieceSet:
+        """The pieces one of whose targets does."""
         found = 0
-        for group in bits(groups):
+        for group in groups:
             found |= self._to[group]
         return found
 

@@ -129,7 +129,6 @@ class Comparison:
         ]
         lists = partition((1 << bit, services) for bit, services in enumerate(self._pieces.services))
         self._ranges = [served for served, _ in lists]
-        self._serving: list[PieceSet] = [self._pieces.served_by(mask) for _, mask in lists]
         self._in_list: list[ServiceSet] = [0] * len(self._pieces.services)  # by list of services
         for service, (_, mask) in enumerate(lists):
             for listed in bits(mask):
@@ -157,20 +156,17 @@ class Comparison:
             ]
         )
 
-    def _masks(self, groups: tuple[Groups, Groups], leads: Callable[[Groups], PieceSet]) -> Masks:
-        before = leads(groups[0])
-        after = before if groups[0] == groups[1] else leads(groups[1])
+    def _masks(self, groups: tuple[Groups, Groups], leads: Callable[[Iterable[int]], PieceSet]) -> Masks:
+        before = leads(bits(groups[0]))
+        after = before if groups[0] == groups[1] else leads(bits(groups[1]))
         return before & self._held[0], after & self._held[1]
 
     def _allows(self, pieces: PieceSet) -> ServiceSet:
         """The ranges that one of the pieces allows and none denies."""
         known = self._allowed.get(pieces)
         if known is None:
-            known = 0
             allowing, denying = pieces & self._pieces.allowing, pieces & self._pieces.denying
-            if allowing:
-                for bit, serving in enumerate(self._serving):
-                    known |= (bool(allowing & serving) and not denying & serving) << bit
+            known = self._served(allowing) & ~self._served(denying) if allowing else 0
             self._allowed[pieces] = known
         return known
 

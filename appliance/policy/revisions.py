@@ -1,14 +1,20 @@
 """Which policy is in force: the states of its document after each change, and the last of them that may be.
 
-A revision comes into force if no edit is under way in it, it can be read, and it passes its own tests, judged at the
-time that its change carries. That is a function of the history alone, so all replicas that have folded the same
-batches agree, whatever came in which order. Nothing here reads a clock or writes a document.
+A revision comes into force if no edit is under way in it, it can be read, it keeps the bounds, and it passes its own
+tests, judged at the time that its change carries. That is a function of the history alone, so all replicas that have
+folded the same batches agree, whatever came in which order. Nothing here reads a clock or writes a document.
+
+Verdicts are not kept over a restart: an arrival from the past moves what stands behind it, so that a verdict would have
+to be kept by all that a document held and not by the name of its change. Instead little is judged: from the last
+revision back to the one that is in force, and of those before the last only until one of their tests fails, which are
+tried first that failed in a later revision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from itertools import islice
 from typing import TypeAlias
 
 import msgspec
@@ -18,8 +24,8 @@ from appliance.core.errors import X0tError, error
 from appliance.core.ids import NodeId
 from appliance.core.limits import LIMITS, Limits
 from appliance.policy.document import Reader, is_open
-from appliance.policy.model import EMPTY, Policy
-from appliance.policy.trial import Failure, run_tests
+from appliance.policy.model import EMPTY, Policy, PolicyTest
+from appliance.policy.trial import Failure, failing, run_tests
 from appliance.replica.change_codec import Scalar
 from appliance.replica.history import DocumentChange
 
@@ -34,6 +40,7 @@ class Standing(StrEnum):
     FAILED = "failed"  # it does not pass its own tests
     OPEN = "open"  # an edit of several changes is not complete
     UNREADABLE = "unreadable"
+    TOO_LARGE = "too_large"  # it is beyond a bound
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +87,7 @@ class _Finding(msgspec.Struct, frozen=True):
     reason: str = ""
     failures: tuple[Failure, ...] = ()
     culprits: frozenset[str] = frozenset()  # keys that must not be as they are
+    is_whole: bool = True  # all failures are there, and not the first alone
 
 
 class Revisions:
@@ -92,6 +100,7 @@ class Revisions:
         self._undo: list[Content] = []  # what each change put an end to; what it only added is in its puts
         self._content: Content = {}  # after the last change
         self._findings: dict[int, _Finding] = {}
+        self._likely: set[PolicyTest] = set()  # that failed before
         self._in_force: int | None = None
         self._policy: tuple[int, Policy] | None = None  # of the revision that is in force
 
@@ -101,12 +110,12 @@ class Revisions:
         self._in_force = None
         if not self._changes:
             return Course()
+        head = len(self._changes) - 1
         for place, content in self._backwards():
-            if self._finding(place, content).standing is Standing.IN_FORCE:
+            if self._finding(place, content, whole=place == head).standing is Standing.IN_FORCE:
                 self._in_force = place
                 self._keep(place, content)
                 break
-        head = len(self._changes) - 1
         return Course(
             policy=EMPTY if self._policy is None or self._in_force is None else self._policy[1],
             in_force=None if self._in_force is None else self._revision(self._in_force),
@@ -120,7 +129,7 @@ class Revisions:
         for place, content in self._backwards():
             if limit is not None and len(found) >= limit:
                 break
-            self._finding(place, content)
+            self._finding(place, content, whole=False)
             found.append(self._revision(place))
         return tuple(found)
 
@@ -160,13 +169,14 @@ class Revisions:
 
     # -- judgement
 
-    def _finding(self, place: int, content: Content) -> _Finding:
+    def _finding(self, place: int, content: Content, *, whole: bool) -> _Finding:
+        """The judgement of a revision; `whole`: with all tests that fail, as the last one needs it."""
         found = self._findings.get(place)
-        if found is None:
-            found = self._findings[place] = self._judged(place, content)
+        if found is None or (whole and not found.is_whole):
+            found = self._findings[place] = self._judged(place, content, whole=whole)
         return found
 
-    def _judged(self, place: int, content: Content) -> _Finding:
+    def _judged(self, place: int, content: Content, *, whole: bool) -> _Finding:
         if is_open(content):
             markers = frozenset(key for key in content if key.startswith("part/"))
             author = self._edits_of(place, markers)[0].author
@@ -174,15 +184,25 @@ class Revisions:
         try:
             policy = self._reader.read(content)
         except X0tError as err:
+            said = err.message.removesuffix(".")
+            if err.key == "policy.bounds":
+                return _Finding(Standing.TOO_LARGE, said)
             if err.key != "policy.document":
                 raise
-            reason = f"{err.message.removesuffix('.')}; it may be written by newer software"
+            reason = f"{said}; it may be written by newer software"
             return _Finding(Standing.UNREADABLE, reason, culprits=frozenset({err.detail["key"]}))
-        failures = run_tests(policy, hlc_ms(self._changes[place].hlc))
+        failures = self._failures(policy, hlc_ms(self._changes[place].hlc), whole=whole)
         if failures:
-            tests = "1 of its tests fails" if len(failures) == 1 else f"{len(failures)} of its tests fail"
-            return _Finding(Standing.FAILED, tests, failures)
+            return _Finding(Standing.FAILED, "it fails tests of its own", failures, is_whole=whole)
         return _Finding(Standing.IN_FORCE)
+
+    def _failures(self, policy: Policy, at_ms: int, *, whole: bool) -> tuple[Failure, ...]:
+        """The tests that fail, or one of them."""
+        found = run_tests(policy, at_ms) if whole else tuple(islice(failing(policy, at_ms, self._likely), 1))
+        if len(self._likely) > self._limits.policy_tests:
+            self._likely.clear()
+        self._likely.update(failure.test for failure in found)
+        return found
 
     def _keep(self, place: int, content: Content) -> None:
         if self._policy is None or self._policy[0] != place:
@@ -207,7 +227,11 @@ class Revisions:
         edits = self._edits_of(head, found.culprits)
         if not edits:
             edits = tuple(_edit(self._changes[place]) for place in (head, *_concurrent(self._changes, head)))
-        return Blocked(revision=self._revision(head), reason=found.reason, edits=edits, failures=found.failures)
+        reason = found.reason
+        if found.failures:
+            count = len(found.failures)
+            reason = "1 of its tests fails" if count == 1 else f"{count} of its tests fail"
+        return Blocked(revision=self._revision(head), reason=reason, edits=edits, failures=found.failures)
 
     def _edits_of(self, place: int, keys: frozenset[str]) -> tuple[Edit, ...]:
         """The changes that put these keys as they are after a place, newest first."""

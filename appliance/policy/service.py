@@ -16,6 +16,7 @@ import msgspec
 
 from appliance.core.clock import hlc_ms
 from appliance.core.errors import StateError, X0tError, error
+from appliance.policy import bounds
 from appliance.policy.directory import Directory
 from appliance.policy.document import MARKER_BYTES, Part, Reader, edit, parts
 from appliance.policy.explain import Provenance
@@ -130,7 +131,8 @@ class PolicyService:
         return await self._do(lambda: Reader().read(content_at(history, revision)))
 
     def judge(self, policy: Policy) -> tuple[Failure, ...]:
-        """The tests of a policy that fail now."""
+        """The tests of a policy that fail now. Raises `policy.bounds` for one that is too large to be judged."""
+        bounds.check(policy)
         return run_tests(policy, self._now_ms())
 
     # -- writing
@@ -138,8 +140,8 @@ class PolicyService:
     async def apply(self, policy: Policy, if_head: bytes | None = None) -> Written:
         """Make this the policy. `if_head`: only if that is the newest revision; empty: only if there is none yet.
 
-        Raises `policy.tests`, `policy.unchanged`, `grant.role`, and `policy.changed` where somebody else wrote
-        meanwhile; then nothing has come into force.
+        Raises `policy.bounds`, `policy.tests`, `policy.unchanged`, `grant.role`, and `policy.changed` where somebody
+        else wrote meanwhile; then nothing has come into force.
         """
         failures = await self._do(lambda: self.judge(policy))
         if failures:

@@ -1,46 +1,26 @@
 """The tests that a policy carries: does it do what its author expects, for every flow that a test speaks of?
 
-Rules are numbered and sets of them are bit masks: which join the two ends, from an index by selector, and which serve
-a protocol and port, from disjoint ranges within which no rule ends. So a test of a range is judged whole and not by
-samples. Verdicts are those of `evaluate.judge`.
+An index of rules by selector says which of them are about the two ends of a test. What those allow together is a set of
+points, a service a span of them; so a test of a range is judged whole and not by samples, and tests that the same rules
+are about share the set. Verdicts are those of `evaluate.judge`; what it all costs, `bounds` keeps within reason.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from functools import reduce
-from operator import or_
-from typing import TypeAlias
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import chain, islice
 
 import msgspec
 
-from appliance.core.prefix import ADDRESS_BITS, ADDRESS_BYTES, Prefix
 from appliance.policy.evaluate import Reason
-from appliance.policy.model import (
-    MAX_PORT,
-    NUMBERS,
-    Action,
-    AnySelector,
-    NodeSelector,
-    Policy,
-    PolicyTest,
-    Protocol,
-    Rule,
-    RuleId,
-    Selector,
-    SelfSelector,
-    Service,
-    Subject,
-    SubnetSelector,
-    TagSelector,
-)
-from appliance.policy.partition import LAST_PROTOCOL, partition
+from appliance.policy.joined import Joined, Mask
+from appliance.policy.model import MAX_PORT, Action, Policy, PolicyTest, Rule, RuleId
 from appliance.policy.pieces import bits
+from appliance.policy.points import PORT_BITS, Point, Points, span, united
 
-Mask: TypeAlias = int  # a set of rules: bit n is the rule number n
-Segment: TypeAlias = tuple[int, int, Mask]  # the first protocol and port where exactly these rules serve
+NAMED = 20  # rules of one failure
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,127 +31,81 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     found: Reason
     protocol: int  # IANA number
     port: int
-    rules: tuple[RuleId, ...]  # which bring the verdict about, sorted; none where no rule matches
+    rules: tuple[RuleId, ...]  # which bring the verdict about, the first of them in order; none where no rule matches
 
 
 def run_tests(policy: Policy, now_ms: int) -> tuple[Failure, ...]:
     """The tests that fail at a moment (ms since the Unix epoch), in the order of their ids."""
+    found = {failure.test: failure for failure in failing(policy, now_ms)}
+    return tuple(found[test] for _, test in sorted(policy.tests.items()) if test in found)
+
+
+def failing(policy: Policy, now_ms: int, likely: Container[PolicyTest] = ()) -> Iterator[Failure]:
+    """The tests that fail, as they are found; the likely ones are tried first."""
     if not policy.tests:
-        return ()
+        return
     bench = _Bench(policy, now_ms)
-    tests = (test for _, test in sorted(policy.tests.items()))
-    return tuple(failure for test in tests if (failure := bench.trial(test)) is not None)
+    alike: dict[Mask, list[PolicyTest]] = defaultdict(list)
+    for test in sorted(policy.tests.values(), key=lambda test: test not in likely):
+        alike[bench.joined.about(test.source, test.target)].append(test)
+    for about, tests in alike.items():
+        yield from bench.judge(about, tests)
+
+
+class _Served:
+    """The services of a rule as spans, ascending."""
+
+    def __init__(self, name: RuleId, rule: Rule) -> None:
+        spans = sorted(map(span, rule.services))
+        self.name = name
+        self.firsts = [first for first, _ in spans]
+        self.lasts = [last for _, last in spans]
+
+    def __contains__(self, point: Point) -> bool:
+        place = bisect_right(self.firsts, point) - 1
+        return place >= 0 and point <= self.lasts[place]
 
 
 class _Bench:
     """The active rules of a policy, numbered by id."""
 
     def __init__(self, policy: Policy, now_ms: int) -> None:
-        self._ids = sorted(name for name, rule in policy.rules.items() if rule.active(now_ms))
-        rules = [policy.rules[name] for name in self._ids]
-        self._denies = _union(1 << number for number, rule in enumerate(rules) if rule.action is Action.DENY)
-        self._joined = _Joined(rules)
-        self._segments = list(_segments(rules))
-        self._found: dict[tuple[Mask, Service, Action], tuple[int, int, Mask] | None] = {}
+        active = [(name, rule) for name, rule in sorted(policy.rules.items()) if rule.active(now_ms)]
+        self._served = [_Served(name, rule) for name, rule in active]
+        self.joined = Joined(rule for _, rule in active)
+        self._denying: Mask = sum(1 << number for number, (_, rule) in enumerate(active) if rule.action is Action.DENY)
 
-    def trial(self, test: PolicyTest) -> Failure | None:
-        """What is wrong with the test; None if nothing is."""
-        question = (self._joined.masks(test.source, test.target), test.service, test.expect)
-        if question not in self._found:
-            self._found[question] = self._first_otherwise(*question)
-        answer = self._found[question]
-        if answer is None:
-            return None
-        protocol, port, matching = answer
-        denies = matching & self._denies
-        reason = Reason.DENIED if denies else Reason.ALLOWED if matching else Reason.NO_RULE
-        rules = tuple(self._ids[number] for number in bits(denies or matching))
-        return Failure(test=test, expected=test.expect, found=reason, protocol=protocol, port=port, rules=rules)
-
-    def _first_otherwise(self, joined: Mask, service: Service, expect: Action) -> tuple[int, int, Mask] | None:
-        """The first protocol and port of the service that is not judged as expected, and the rules that match."""
-        first, last = _reach(service)
-        wanted, denies = expect is Action.ALLOW, self._denies & joined
-        if not wanted and not joined & ~denies:
-            return None  # the usual test that something is denied: no rule speaks about these ends
-        begin = bisect_right(self._segments, first, key=_start) - 1
-        end = bisect_right(self._segments, last, key=_start)
-        for protocol, port, serving in self._segments[begin:end]:
-            if (bool(joined & serving) and not denies & serving) is not wanted:
-                return *max((protocol, port), first), joined & serving
-        return None
+    def judge(self, about: Mask, tests: Iterable[PolicyTest]) -> Iterator[Failure]:
+        """The tests that fail, of those between ends that these rules are about."""
+        allows, denies = (
+            [self._served[number] for number in bits(rules)]
+            for rules in (about & ~self._denying, about & self._denying)
+        )
+        allowed = _points(allows).without(_points(denies)) if allows else Points()
+        for test in tests:
+            ends = span(test.service)
+            wanted = test.expect is Action.ALLOW
+            point = allowed.first_missing(*ends) if wanted else allowed.first_within(*ends)
+            if point is not None:
+                yield _failure(test, point, allows, denies)
 
 
-def _start(segment: Segment) -> tuple[int, int]:
-    return segment[0], segment[1]
+def _points(rules: Sequence[_Served]) -> Points:
+    """What the rules serve together."""
+    return united(chain.from_iterable(rule.firsts for rule in rules), chain.from_iterable(rule.lasts for rule in rules))
 
 
-def _reach(service: Service) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The first and the last protocol and port of a service."""
-    if service.protocol is Protocol.ANY:
-        return (0, 0), (LAST_PROTOCOL, MAX_PORT)
-    number = NUMBERS[service.protocol]
-    return (number, service.first), (number, service.last)
-
-
-def _segments(rules: Iterable[Rule]) -> Iterator[Segment]:
-    """Every protocol and port from the first to the last, also those that no rule serves; ascending."""
-    following = (0, 0)
-    for (first, last, port_first, port_last), mask in partition(
-        (1 << number, rule.services) for number, rule in enumerate(rules)
-    ):
-        if following < (first, port_first):
-            yield *following, 0
-        yield first, port_first, mask
-        following = (last, port_last + 1) if port_last < MAX_PORT else (last + 1, 0)
-    if following <= (LAST_PROTOCOL, MAX_PORT):
-        yield *following, 0
-
-
-class _Joined:
-    """Which rules speak about two ends, whatever the service."""
-
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        self._sources: dict[Selector, Mask] = defaultdict(int)
-        self._targets: dict[Selector, Mask] = defaultdict(int)
-        self._selves: dict[Selector, Mask] = defaultdict(int)  # a source that pairs with itself
-        for number, rule in enumerate(rules):
-            bit = 1 << number
-            for selector in rule.sources:
-                self._sources[selector] |= bit
-            for selector in rule.targets:
-                if not isinstance(selector, SelfSelector):
-                    self._targets[selector] |= bit
-                    continue
-                for source in rule.sources:
-                    self._selves[source] |= bit
-        used = {*self._sources, *self._targets}
-        self._lengths = sorted({found.prefix.length for found in used if isinstance(found, SubnetSelector)})
-
-    def masks(self, source: Subject, target: Subject) -> Mask:
-        """The rules whose pieces select both."""
-        ours, theirs = self._selecting(source), self._selecting(target)
-        plain = _of(self._sources, ours) & _of(self._targets, theirs)
-        return plain | _of(self._selves, ours & theirs)
-
-    def _selecting(self, subject: Subject) -> set[Selector]:
-        """Every selector that means the subject, of those that rules may use."""
-        found: set[Selector] = {AnySelector()}
-        if subject.host is not None:
-            return found | {SubnetSelector(_cut(subject.host, length)) for length in self._lengths}
-        found |= {TagSelector(tag) for tag in subject.tags}
-        return found if subject.node is None else found | {NodeSelector(subject.node)}
-
-
-def _cut(address: bytes, length: int) -> Prefix:
-    """The prefix of that length that holds the address."""
-    host_bits = ADDRESS_BITS - length
-    return Prefix((int.from_bytes(address, "big") >> host_bits << host_bits).to_bytes(ADDRESS_BYTES, "big"), length)
-
-
-def _of(index: Mapping[Selector, Mask], selectors: Iterable[Selector]) -> Mask:
-    return _union(index.get(selector, 0) for selector in selectors)
-
-
-def _union(masks: Iterable[Mask]) -> Mask:
-    return reduce(or_, masks, 0)
+def _failure(test: PolicyTest, point: Point, allows: Sequence[_Served], denies: Sequence[_Served]) -> Failure:
+    names = tuple(islice((rule.name for rule in denies if point in rule), NAMED))
+    reason = Reason.DENIED
+    if not names:
+        names = tuple(islice((rule.name for rule in allows if point in rule), NAMED))
+        reason = Reason.ALLOWED if names else Reason.NO_RULE
+    return Failure(
+        test=test,
+        expected=test.expect,
+        found=reason,
+        protocol=point >> PORT_BITS,
+        port=point & MAX_PORT,
+        rules=names,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Final, NamedTuple, TypeAlias
 
 from appliance.core.errors import error
@@ -20,6 +20,7 @@ from appliance.policy.pieces import Groups, Pieces, PieceSet, bits, digest
 from appliance.policy.territory import Stretch, merged
 
 NUMBER_BITS: Final = 32
+_PAIR: Final = 8  # steps that a pair of a near and a far class counts for
 NOBODY: Final[ClassId] = 0  # the class without rights
 
 Slot: TypeAlias = int  # a class of far ends before it has a number
@@ -30,6 +31,7 @@ class Allowed(NamedTuple):
 
     services: tuple[ClassId, ...]
     grants: tuple[Grant, ...]
+    steps: int
 
 
 class Far(NamedTuple):
@@ -39,6 +41,7 @@ class Far(NamedTuple):
     inbound: Sequence[tuple[ClassId, Allowed]]
     outbound: Sequence[tuple[ClassId, Allowed]]
     entries: int
+    steps: int
 
 
 class View:
@@ -50,6 +53,7 @@ class View:
         self._pieces = pieces
         self._limits = limits
         self._number_bits = number_bits
+        self._new_steps = 0  # taken since the last filter was asked for
         self._place()
         self._choose_services()
         self._slots: dict[Groups, Slot] = {}
@@ -73,9 +77,7 @@ class View:
             if stretch.value:
                 begins.setdefault(stretch.value, digest(stretch.interval[0]))
         numbers = numbered(begins.values(), self._number_bits)
-        self._near = [  # class, pieces that lead here, pieces that lead away
-            (numbers[name], pieces.open_to(groups), pieces.opened_by(groups)) for groups, name in begins.items()
-        ]
+        self._near: list[tuple[ClassId, PieceSet, PieceSet]] = []  # class, pieces that lead here, that lead away
         self._locals = {
             stretch.interval: stretch.value
             for stretch in merged(
@@ -84,7 +86,10 @@ class View:
         }
         self._joined: PieceSet = 0
         self.relevant: Groups = 0
-        for _, leads_here, leads_away in self._near:
+        for groups, name in begins.items():
+            leads_here, leads_away = pieces.open_to(bits(groups)), pieces.opened_by(bits(groups))
+            self._take(leads_here.bit_count() + leads_away.bit_count())
+            self._near.append((numbers[name], leads_here, leads_away))
             self._joined |= leads_here | leads_away
             for piece in bits(leads_here):
                 self.relevant |= 1 << pieces.pieces[piece].source
@@ -98,8 +103,7 @@ class View:
         allowing = sum(1 << number for number in wanted if pieces.serving[number] & self._joined & pieces.allowing)
         ranges = partition((1 << number, pieces.services[number]) for number in wanted)
         ranges = [(served, lists) for served, lists in ranges if lists & allowing]
-        _bound(len(ranges), self._limits.filter_entries)
-        _bound(sum(lists.bit_count() for _, lists in ranges), self._limits.filter_overlaps)
+        _bound("entries", len(ranges), self._limits.filter_entries)
         names = {
             lists: digest(*(pieces.service_contents[number] for number in bits(lists)))
             for lists in {lists for _, lists in ranges}
@@ -134,6 +138,7 @@ class View:
 
     def filter(self, own: Address, peers: Mapping[Address, Slot], nets: Sequence[Stretch[Groups]]) -> Filter:
         """The filter against these far ends: members by address, and stretches of hosts. Raises `policy.too_large`."""
+        self._new_steps = 0
         far_nets = list(merged(Stretch(first, last, self.slot(groups)) for first, last, groups in nets))
         self._use({*peers.values(), *(net.value for net in far_nets)})
         numbers = self._numbers
@@ -146,7 +151,7 @@ class View:
             inbound=self._inbound,
             outbound=self._outbound,
         )
-        _bound(entries(made), self._limits.filter_entries)
+        _bound("entries", entries(made), self._limits.filter_entries)
         return made
 
     def _use(self, wanted: set[Slot]) -> None:
@@ -156,12 +161,16 @@ class View:
         self._used = None
         groups = list(self._slots)
         used: dict[Slot, Far] = {}
-        count = 0
+        count = steps = 0
         for slot in wanted:
             far = used[slot] = self._far[slot] or self._make(groups[slot])
             self._far[slot] = far
             count += far.entries
-            _bound(count, self._limits.filter_entries)
+            steps += far.steps
+            if count > self._limits.filter_entries or steps > self._limits.filter_steps:
+                break
+        _bound("entries", count, self._limits.filter_entries)
+        _bound("steps", steps, self._limits.filter_steps)
         numbers = numbered((far.content for far in used.values() if far.entries), self._number_bits)
         self._numbers = [NOBODY] * len(self._far)
         for slot, far in used.items():
@@ -171,14 +180,20 @@ class View:
         self._used = wanted
 
     def _make(self, groups: Groups) -> Far:
-        comes, goes = self._pieces.opened_by(groups), self._pieces.open_to(groups)
+        held = tuple(bits(groups))
+        comes, goes = self._pieces.opened_by(held), self._pieces.open_to(held)
         inbound = [(local, self._allows(comes & leads_here)) for local, leads_here, _ in self._near]
         outbound = [(local, self._allows(goes & leads_away)) for local, _, leads_away in self._near]
+        count, steps = 0, len(held) + _PAIR * len(self._near)
+        for _, allowed in chain(inbound, outbound):
+            count += len(allowed.services)
+            steps += allowed.steps
         return Far(
-            digest(*(self._pieces.group_contents[group] for group in bits(groups))),
+            digest(*map(self._pieces.group_contents.__getitem__, held)),
             [row for row in inbound if row[1].services],
             [row for row in outbound if row[1].services],
-            sum(len(allowed.services) for _, allowed in inbound + outbound),
+            count,
+            steps,
         )
 
     def _allows(self, pieces: PieceSet) -> Allowed:
@@ -190,12 +205,17 @@ class View:
         served = 0
         for piece in bits(allowing):
             served |= self._in_list[self._pieces.pieces[piece].services]
-        found = {
-            number: self._grant(allowing & serving)
-            for number, serving in map(self._service_classes.__getitem__, bits(served))
-            if not denying & serving
-        }
-        made = self._allowed[pieces] = Allowed(tuple(found), tuple(found.values()))
+        steps, most = allowing.bit_count() + served.bit_count(), self._limits.filter_steps - self._new_steps
+        found: dict[ClassId, Grant] = {}
+        for number, serving in map(self._service_classes.__getitem__, bits(served)):
+            if not denying & serving:
+                held = allowing & serving
+                steps += held.bit_count()
+                if steps > most:
+                    break
+                found[number] = self._grant(held)
+        self._take(steps)
+        made = self._allowed[pieces] = Allowed(tuple(found), tuple(found.values()), steps)
         return made
 
     def _grant(self, pieces: PieceSet) -> Grant:
@@ -207,6 +227,11 @@ class View:
             until_ms = max(ends) if len(ends) == len(held) else None
             known = self._grants[pieces] = Grant(tuple(sorted({piece.rule for piece in held})), until_ms)
         return known
+
+    def _take(self, steps: int) -> None:
+        """Counts what is looked at for the first time: as soon as that alone is too much, the filter is."""
+        self._new_steps += steps
+        _bound("steps", self._new_steps, self._limits.filter_steps)
 
     def _enter(self, wanted: dict[ClassId, Far]) -> None:
         """Brings the tables to these classes; the entries of a class that has kept its number stay."""
@@ -225,9 +250,9 @@ class View:
             self._outbound.update(zip(_keys(number, far.outbound), _grants(far.outbound), strict=True))
 
 
-def _bound(count: int, limit: int) -> None:
+def _bound(what: str, count: int, limit: int) -> None:
     if count > limit:
-        raise error("policy.too_large", entries=f"{count:,}", limit=f"{limit:,}")
+        raise error("policy.too_large", what=what, count=f"{count:,}", limit=f"{limit:,}")
 
 
 class _ByTags(dict[frozenset[str], Slot]):

@@ -1,17 +1,20 @@
 """`./test bench nft`: a filter of 50,000 elements into the kernel, against `nft -f` of the same sets in the same run.
 
 Ours writes, reads everything back and compares; `nft` parses its file and writes. Both fill a table that denies, each
-in a namespace of its own, in turns. One-element changes are made in the full table. Needs root.
+in a namespace of its own, in turns. One-element changes are made in the full table, alone and while others look at all
+of it without end. Needs root.
 """
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,15 +22,19 @@ import msgspec
 from appliance.core.limits import LIMITS
 from appliance.core.prefix import address_text
 from appliance.lab.host import Host
+from appliance.netstack.nft.access import Access, Ground
 from appliance.netstack.nft.channel import connect
-from appliance.netstack.nft.enforcer import Enforcer, Ground
-from appliance.netstack.nft.firewall import wall_clock_ms
+from appliance.netstack.nft.endings import Endings
+from appliance.netstack.nft.enforcer import Enforcer
+from appliance.netstack.nft.firewall import NftFirewall, wall_clock_ms
+from appliance.netstack.nft.turns import Turns
 from appliance.policy.filter import Filter, Key
 from tests.bench.rows import Row, bounded
 from tests.firewall_rig import ANY_TIME, NODE, OWN, TABLE, Pair, large
 
 ROUNDS = 7
 CHANGES = 40
+BETWEEN_S = 0.1  # two changes beside looks; one look takes as long
 CONVERSATIONS = 10_000
 REACH_MS = 5.0  # issue 4: a change of one element, read back
 
@@ -39,11 +46,12 @@ def run() -> list[Row]:
         rules = Path(directory) / "rules.nft"
         rules.write_text(nft_text(wanted))
         (theirs,) = pair.site.hosts("theirs")
-        enforcer = _enforcer(pair.node)
-        rows = [_loading(enforcer, wanted, lambda: _nft(theirs, rules)), *_small(enforcer, wanted)]
-        rows += _reading(enforcer)
-        rows += _conversations(pair.far, enforcer, wanted)
+        enforcer, endings = _parts(pair.node)
+        rows = [_loading(enforcer, wanted, lambda: _nft(theirs, rules)), *_small(enforcer, endings, wanted)]
+        rows += asyncio.run(_looks(pair, wanted))
+        rows += _conversations(pair.far, enforcer, endings, wanted)
         enforcer.close()
+        endings.close()
     return rows
 
 
@@ -68,7 +76,7 @@ def _loading(enforcer: Enforcer, wanted: Filter, nft: Callable[[], float]) -> Ro
     )
 
 
-def _small(enforcer: Enforcer, wanted: Filter) -> Iterator[Row]:
+def _small(enforcer: Enforcer, endings: Endings, wanted: Filter) -> Iterator[Row]:
     """One element more, one less, one member of another class, in the full table."""
     more = msgspec.structs.replace(wanted, inbound={**wanted.inbound, Key(1, NODE, 500_000): ANY_TIME})
     address = next(iter(wanted.peers))
@@ -79,25 +87,74 @@ def _small(enforcer: Enforcer, wanted: Filter) -> Iterator[Row]:
         times["removed"].append(_processor_s(lambda: enforcer.apply(wanted)))
         times["changed"].append(_processor_s(lambda: enforcer.apply(moved)))
         enforcer.apply(wanted)
-        enforcer.end_conversations()
+        endings.end()
     for what, found in times.items():
         yield bounded(
             f"one element {what}, read back (processor time)", "ms", statistics.median(found) * 1e3, at_most=REACH_MS
         )
 
 
-def _reading(enforcer: Enforcer) -> Iterator[Row]:
-    for name, call in (("all elements compared (verify)", enforcer.verify), ("all counters read", enforcer.counters)):
-        times = [_seconds(call) for _ in range(ROUNDS)]
-        yield Row(name=name, unit="ms", value=statistics.median(times) * 1e3)
-    yield Row(
-        name="resident memory of this process, most",
-        unit="MiB",
-        value=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    )
+async def _looks(pair: Pair, wanted: Filter) -> list[Row]:
+    """Looks at all, and one element more or less while they go on without end."""
+    firewall = NftFirewall(TABLE, connect=pair.connect)
+    await firewall.prepare()
+    await firewall.apply(wanted)
+    rows = [
+        Row(name=name, unit="ms", value=await _took_ms(call))
+        for name, call in (("all elements compared (verify)", firewall.verify), ("all counters", firewall.counters))
+    ]
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rows.append(Row(name="resident memory of this process, most", unit="MiB", value=memory))
+    alone = await _changed(firewall, wanted)
+    looks = [asyncio.ensure_future(_endlessly(call)) for call in (firewall.counters, firewall.verify, firewall.flows)]
+    beside = await _changed(firewall, wanted)
+    for look in looks:
+        look.cancel()
+        with suppress(asyncio.CancelledError):
+            await look
+    await firewall.apply(wanted)
+    await firewall.close()
+    return rows + [
+        Row(
+            name=f"one element changed while all is read without end, {what} (peer: alone)",
+            unit="ms",
+            value=value,
+            peer=peer,
+            ratio=value / peer,
+            reach="<= 2 of peer",
+            holds=value <= 2 * peer,
+        )
+        for what, value, peer in zip(("median", "99 of 100"), beside, alone, strict=True)
+    ]
 
 
-def _conversations(host: Host, enforcer: Enforcer, wanted: Filter) -> Iterator[Row]:
+async def _changed(firewall: NftFirewall, wanted: Filter) -> tuple[float, float]:
+    """How long changes take, ms: the median, and what all but one in a hundred need at most."""
+    more = msgspec.structs.replace(wanted, inbound={**wanted.inbound, Key(1, NODE, 500_000): ANY_TIME})
+    times = []
+    for each in (wanted, more) * CHANGES:
+        await asyncio.sleep(BETWEEN_S)
+        began = time.perf_counter()
+        await firewall.apply(each)
+        times.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(times), statistics.quantiles(times, n=100)[-1]
+
+
+async def _took_ms(call: Callable[[], Awaitable[object]]) -> float:
+    times = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        await call()
+        times.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(times)
+
+
+async def _endlessly(call: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await call()
+
+
+def _conversations(host: Host, enforcer: Enforcer, endings: Endings, wanted: Filter) -> Iterator[Row]:
     """Half of the conversations end, because the member that has them is gone."""
     stays, goes = list(wanted.peers)[:2]
     for far in (stays, goes):
@@ -110,7 +167,7 @@ def _conversations(host: Host, enforcer: Enforcer, wanted: Filter) -> Iterator[R
     began = time.perf_counter()
     enforcer.apply(without)
     judged = (time.perf_counter() - began) * 1e3
-    ended = enforcer.end_conversations()
+    ended = endings.end()
     value = (time.perf_counter() - began) * 1e3
     name = f"a member leaves {CONVERSATIONS:,} conversations"
     yield bounded(f"{name}: none of its packets passes", "ms", judged, at_most=1000)
@@ -118,16 +175,19 @@ def _conversations(host: Host, enforcer: Enforcer, wanted: Filter) -> Iterator[R
     times = []
     for each in (wanted, without) * 5:
         enforcer.apply(each)
-        times.append(_seconds(enforcer.end_conversations))
+        times.append(_seconds(endings.end))
     yield Row(name=f"{name}: the rest looked through", unit="ms", value=max(times) * 1e3)
 
 
-def _enforcer(host: Host) -> Enforcer:
+def _parts(host: Host) -> tuple[Enforcer, Endings]:
     def inside() -> socket.socket:
         with host.enter():
             return connect()
 
-    return Enforcer(TABLE, LIMITS, Ground(inside, wall_clock_ms, lambda: False, lambda _: None))
+    access = Access(TABLE, LIMITS, Ground(inside, wall_clock_ms, lambda: False, lambda _: None))
+    endings = Endings(access.another(), Turns(), lambda: enforcer.standing().in_force)
+    enforcer = Enforcer(access, endings.owe)
+    return enforcer, endings
 
 
 def _nft(host: Host, rules: Path) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import errno
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import msgspec
 import pytest
@@ -13,6 +16,7 @@ from appliance.core.prefix import parse_address
 from appliance.netstack.nft.firewall import wall_clock_ms
 from appliance.policy.enforcement import Applied, Firewall
 from appliance.policy.filter import Grant, Key
+from tests.faults.firewall_faults import FaultySocket, Plan, about_conversations, refuses, where
 from tests.firewall_rig import (
     ANY_TIME,
     ECHO,
@@ -38,6 +42,24 @@ LOW_PORT, HIGH_PORT = 1500, 2500
 IN_LOW = ("inbound", Key(MEMBERS, NODE, LOW))
 
 
+class PlannedRig(KernelRig):
+    """The firewall in nf_tables, whose sockets fail as planned."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.plan = Plan()
+        super().__init__(pair, self._socket)
+
+    def _socket(self) -> socket.socket:
+        with self.pair.node.enter():
+            return FaultySocket.made(self.plan)
+
+    @contextmanager
+    def lingering(self) -> Iterator[None]:
+        self.plan.arm(where(about_conversations, refuses(errno.ENOMEM)))
+        yield
+        self.plan.arm(None)
+
+
 @pytest_asyncio.fixture(params=["kernel", "fake"])
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[FirewallRig]:
     if request.param == "fake":
@@ -49,7 +71,7 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[FirewallRig]:
     pair = Pair()
     await asyncio.to_thread(pair.__enter__)
     try:
-        made = KernelRig(pair)
+        made = PlannedRig(pair)
         yield made
         await made.close()
     finally:
@@ -127,6 +149,23 @@ async def test_a_revoked_conversation_stops_at_once_also_an_established_one(rig:
     assert await stays.ask()
     assert await stays.answer()
     assert [flow.port for flow in await rig.firewall.flows()] == [HIGH_PORT]
+
+
+async def test_conversations_that_cannot_be_ended_are_cut_all_the_same_and_ended_later(rig: FirewallRig) -> None:
+    await rig.firewall.prepare()
+    await rig.firewall.apply(a_filter(inbound=[(MEMBERS, LOW)]))
+    talk = rig.talk(FAR, OWN, LOW_PORT)
+    assert [await talk.ask(), await talk.answer()] == [True] * 2
+    with rig.lingering():
+        for removed in (1, 0):
+            done = await rig.firewall.apply(a_filter())
+            assert (done.removed, done.ended, bool(done.owed)) == (removed, 0, True)
+            assert [await talk.ask(), await talk.answer()] == [False] * 2
+            assert await rig.firewall.verify() == []
+    assert len(await rig.firewall.flows()) == 1
+    assert await rig.firewall.apply(a_filter()) == Applied(ended=1)
+    assert await rig.firewall.flows() == []
+    assert await rig.firewall.apply(a_filter()) == Applied()
 
 
 async def test_a_member_that_leaves_loses_its_conversations(rig: FirewallRig) -> None:

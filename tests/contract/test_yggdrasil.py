@@ -17,10 +17,11 @@ import pytest
 
 from appliance.core.limits import Limits
 from appliance.core.prefix import Prefix, address_text
-from appliance.core.yggdrasil import node_address, node_subnet
+from appliance.core.yggdrasil import RANGE, node_address, node_subnet
 from appliance.lab.site import Site
 from appliance.netstack.fake.yggdrasil import FakeYggdrasil, Underlay
-from appliance.netstack.links import Links
+from appliance.netstack.links import Links, Route, barrier_metric
+from appliance.netstack.yggdrasil import turns
 from appliance.netstack.yggdrasil.config import Config, peer_password, to_json
 from appliance.netstack.yggdrasil.key import YggdrasilKey, generate_key
 from appliance.netstack.yggdrasil.manager import Yggdrasil
@@ -28,6 +29,7 @@ from appliance.netstack.yggdrasil.records import Candidate, Phase, Place, State,
 from tests.yggdrasil_rig import MESH, SECRET, Node, flow, links, on_a_lan, running, want, wanted
 
 KEYS = 1_000
+METRIC = barrier_metric(MESH)
 EVICT_S = 2.0  # issue: an evicted member loses its links within 2 s
 
 
@@ -263,6 +265,22 @@ async def test_a_newcomer_that_cannot_be_dialled_is_let_in_by_a_restart(site: Si
         await three.linked(one)
 
 
+async def test_newcomers_are_let_in_without_a_turn_where_there_is_no_link_yet(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do not listen, so that only a restart lets them in; one is enough for all that come at once."""
+    monkeypatch.setattr(turns, "SETTLE_S", 10_000.0)
+    one, two, three = await on_a_lan(site, tmp_path, "one", "two", "three")
+    two, three = (Node(node.host, tmp_path) for node in (two, three))
+    async with running(one, two, three):
+        want(one)
+        await one.until(is_running)
+        want(one, two)
+        want(one, two, three)
+        await one.linked(two, three)
+        assert one.manager.state.restarts == 1
+
+
 async def test_a_killed_daemon_is_started_again_and_its_links_return(site: Site, tmp_path: Path) -> None:
     one, two = await on_a_lan(site, tmp_path, "one", "two")
     async with running(one, two), flow(two, one) as traffic:
@@ -311,11 +329,12 @@ async def test_what_somebody_else_does_to_routes_and_addresses_is_undone(site: S
             f"addr change {one.address}/7 dev x0t0",
         ):
             await asyncio.to_thread(one.host.ip, text)
-        expected = {Prefix(node_address(two.key.public), 128), node_subnet(two.key.public)}
+        prefixes = (Prefix(node_address(two.key.public), 128), node_subnet(two.key.public))
         async with Links(one.host.netns) as kernel, asyncio.timeout(5):
             index = await kernel.index("x0t0")
             assert index is not None
-            while await kernel.routes(index) != expected or "200::/7" in await routes_of(one):  # noqa: ASYNC110
+            expected = {Route(0, RANGE), *(Route(index, prefix) for prefix in prefixes)}
+            while await kernel.routes(index, METRIC) != expected or "200::/7 dev x0t0" in await routes_of(one):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)  # the events of the kernel are the manager's to wait for
 
 

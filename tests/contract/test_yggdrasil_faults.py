@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.limits import Limits
 from appliance.lab.site import Site
 from appliance.netstack.yggdrasil.key import create_key, load_key
 from appliance.netstack.yggdrasil.manager import Yggdrasil
@@ -134,3 +135,42 @@ async def test_what_somebody_does_to_the_interface_is_undone(site: Site, tmp_pat
         await traffic.flows()
         await asyncio.to_thread(one.host.ip, deed)
         await traffic.flows(timeout_s=HEALED_S)
+
+
+@pytest.mark.parametrize("deed", ["link del x0t0", "link set x0t0 down"])
+async def test_a_daemon_whose_interface_was_spoilt_while_nobody_looked_is_replaced_and_not_waited_for(
+    site: Site, tmp_path: Path, deed: str
+) -> None:
+    (one,) = await on_a_lan(site, tmp_path, "one")
+    one.manager = Yggdrasil(one.place, one.key, Limits(yggdrasil_start_s=300))
+    want(one)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(one.manager.run())
+        before = await one.until(is_running)
+        task.cancel()
+    await asyncio.to_thread(one.host.ip, deed)
+    one.manager = Yggdrasil(one.place, one.key, Limits(yggdrasil_start_s=300))
+    async with running(one):
+        want(one)
+        assert (await one.until(is_running)).pid != before.pid
+        assert await asyncio.to_thread(at_work, one.place) == [one.manager.state.pid]
+
+
+async def test_an_interface_that_another_program_has_open_is_left_alone(site: Site, tmp_path: Path) -> None:
+    (one,) = await on_a_lan(site, tmp_path, "one")
+    other = Node(one.host, tmp_path, run_dir=tmp_path / "other", mesh=bytes(32))
+    async with running(one):
+        want(one)
+        state = await one.until(is_running)
+        before = await asyncio.to_thread(shown, one)
+        async with running(other):
+            want(other)
+            blocked = await other.until(lambda state: state.phase is Phase.BLOCKED)
+            assert "another program has it open" in blocked.reason
+        assert await asyncio.to_thread(shown, one) == before
+        assert await asyncio.to_thread(at_work, one.place) == [state.pid]
+
+
+def shown(node: Node) -> str:
+    """The interface and its addresses, as ip(8) shows them."""
+    return node.host.run(["ip", "-d", "addr", "show", "dev", "x0t0"]).stdout

@@ -8,13 +8,17 @@ import os
 import signal
 import socket
 import struct
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 from appliance.core.prefix import address_text
 from appliance.lab.host import Host
 from appliance.netstack.nft import wire
-from appliance.netstack.nft.channel import connect
+from appliance.netstack.nft.channel import SUBSYSTEM_CONNTRACK, SUBSYSTEM_TABLES, Request, connect
+from appliance.netstack.nft.turns import Rank
 from appliance.policy.filter import Filter
 from tests.firewall_rig import TABLE
 
@@ -22,13 +26,13 @@ SENT_NOTHING = "sent nothing"
 
 
 class Plan:
-    """What happens at which request. Requests are counted from `arm` on; the first is 0."""
+    """What happens at which request of any thread. Requests are counted from `arm` on; the first is 0."""
 
     def __init__(self) -> None:
         self.count = 0
         self.fault: Fault | None = None
         self._steps: Callable[[int], bool] = lambda _: False
-        self._reply: list[bytes | OSError] = []
+        self._reply: defaultdict[int, list[bytes | OSError]] = defaultdict(list)  # by thread
 
     def arm(self, fault: Fault | None, steps: Callable[[int], bool] = lambda _: True) -> None:
         """From now on do this at the steps that are meant."""
@@ -42,13 +46,14 @@ class Plan:
         return self.fault(self, data, real)
 
     def answer_next(self, reply: bytes | OSError) -> None:
-        """What the next `recv` brings, in place of what it would have brought."""
-        self._reply.append(reply)
+        """What the next `recv` of this thread brings, in place of what it would have brought."""
+        self._reply[threading.get_ident()].append(reply)
 
     def recv(self, real: Callable[[], bytes]) -> bytes:
-        if not self._reply:
+        waiting = self._reply[threading.get_ident()]
+        if not waiting:
             return real()
-        reply = self._reply.pop(0)
+        reply = waiting.pop(0)
         if isinstance(reply, bytes):
             return reply
         raise reply
@@ -132,6 +137,43 @@ def after(act: Callable[[], object]) -> Fault:
     def fault(_: Plan, data: bytes, real: Callable[[bytes], int]) -> int:
         act()
         return real(data)
+
+    return fault
+
+
+def where(meant: Callable[[list[wire.Message]], bool], fault: Fault) -> Fault:
+    """A fault of those requests alone."""
+
+    def chosen(plan: Plan, data: bytes, real: Callable[[bytes], int]) -> int:
+        return fault(plan, data, real) if meant([*wire.messages(data)]) else real(data)
+
+    return chosen
+
+
+def of(rank: Rank, step: int, fault: Fault) -> Fault:
+    """A fault of one request of that thread of a firewall; its first since this was made is 0."""
+    steps = count()
+
+    def chosen(plan: Plan, data: bytes, real: Callable[[bytes], int]) -> int:
+        is_meant = threading.current_thread().name.endswith(f"-{rank.name.lower()}_0") and next(steps) == step
+        return fault(plan, data, real) if is_meant else real(data)
+
+    return chosen
+
+
+def about_conversations(messages: list[wire.Message]) -> bool:
+    """Requests to the connection tracking."""
+    return any(one.kind >> 8 == SUBSYSTEM_CONNTRACK for one in messages)
+
+
+def smuggles(*requests: Request) -> Fault:
+    """The same socket changes something else as well, so that nobody takes the notice for a foreign one."""
+    batch = [Request(number, b"", family=wire.FAMILY_UNSPEC, resource=SUBSYSTEM_TABLES) for number in (0x10, 0x11)]
+
+    def fault(_: Plan, data: bytes, real: Callable[[bytes], int]) -> int:
+        sent = real(data)
+        real(b"".join(one.message(0) for one in (batch[0], *requests, batch[1])))
+        return sent
 
     return fault
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from itertools import count
 
@@ -12,75 +11,19 @@ import pytest
 import pytest_asyncio
 
 from appliance.core.errors import X0tError
-from appliance.lab.host import Host
-from appliance.netstack.nft.firewall import NftFirewall
 from appliance.policy.enforcement import Applied
-from appliance.policy.filter import Filter
 from tests.faults.firewall_child import NEW, OLD
-from tests.faults.firewall_faults import (
-    Fault,
-    FaultySocket,
-    Plan,
-    after,
-    answers,
-    changes_on_the_way,
-    cuts_the_answer,
-    holds,
-    interrupts_the_dump,
-    loses_the_answer,
-    refuses,
-)
-from tests.firewall_rig import TABLE, Pair, a_filter
+from tests.faults.firewall_faults import after, changes_on_the_way
+from tests.firewall_bench import FAULTS, STEPS, Bench, at_once, from_then, standing
+from tests.firewall_rig import TABLE, a_filter
 
 pytestmark = pytest.mark.usefixtures("root")
 
-FAULTS: dict[str, Fault] = {
-    "no buffer": refuses(errno.ENOBUFS),
-    "no memory": refuses(errno.ENOMEM),
-    "interrupted": refuses(errno.EINTR),
-    "answer lost": loses_the_answer(errno.ENOBUFS),
-    "answer interrupted": loses_the_answer(errno.EINTR),
-    "no answer": loses_the_answer(errno.EAGAIN),
-    "half an answer": cuts_the_answer,
-    "kernel has no memory": answers(errno.ENOMEM),
-    "dump interrupted or overtaken": interrupts_the_dump,
-}
-STEPS = 8  # at least so many requests are in a change
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    with Pair() as made:
-        yield made
-
-
-class Bench:
-    """A firewall in the old filter whose sockets follow a plan."""
-
-    def __init__(self, pair: Pair) -> None:
-        self.node: Host = pair.node
-        self.plan = Plan()
-        self.firewall = NftFirewall(TABLE, connect=self._socket)
-
-    def _socket(self) -> FaultySocket:
-        with self.node.enter():
-            return FaultySocket.made(self.plan)
-
-    async def to_old(self) -> None:
-        self.plan.arm(None)
-        await self.firewall.apply(OLD)
-
-    async def holds(self, wanted: Filter) -> bool:
-        return await asyncio.to_thread(holds, self.node, wanted)
-
 
 @pytest_asyncio.fixture
-async def bench(pair: Pair) -> AsyncIterator[Bench]:
-    made = Bench(pair)
-    await made.firewall.prepare()
-    yield made
-    made.plan.arm(None)
-    await made.firewall.close()
+async def bench() -> AsyncIterator[Bench]:
+    async with standing() as made:
+        yield made
 
 
 async def test_the_bench_sees_which_filter_is_in_force(bench: Bench) -> None:
@@ -175,21 +118,6 @@ async def test_others_who_never_stop_end_in_a_refusal_and_the_old_filter(bench: 
     assert await bench.holds(OLD)
 
 
-async def test_what_the_kernel_does_not_hold_is_told_and_the_former_filter_restored(bench: Bench) -> None:
-    await bench.to_old()
-    key = b"".join(part.to_bytes(4, "little") for part in next(iter(NEW.inbound)))
-    bench.plan.arm(changes_on_the_way(key, key[:-4] + b"\x63\0\0\0"), lambda at: at == 1)
-    with pytest.raises(X0tError) as caught:
-        await bench.firewall.apply(NEW)
-    assert caught.value.key == "firewall.mismatch"
-    assert (caught.value.detail["wanted"], caught.value.detail["found"]) == ("for good", "nothing")
-    bench.plan.arm(None)
-    assert await bench.holds(OLD)
-    assert await bench.firewall.verify() == []
-    await bench.firewall.apply(NEW)
-    assert await bench.holds(NEW)
-
-
 async def test_a_first_filter_that_does_not_arrive_leaves_a_table_that_denies(bench: Bench) -> None:
     await asyncio.to_thread(bench.node.run, ["nft", "flush", "ruleset"])
     name = b"denied_inbound"
@@ -200,16 +128,6 @@ async def test_a_first_filter_that_does_not_arrive_leaves_a_table_that_denies(be
     bench.plan.arm(None)
     assert await bench.firewall.apply(NEW) != Applied()
     assert await bench.holds(NEW)
-
-
-def at_once(step: int) -> Callable[[int], bool]:
-    """At this request alone."""
-    return lambda at: at == step
-
-
-def from_then(step: int) -> Callable[[int], bool]:
-    """At this request and all later ones."""
-    return lambda at: at >= step
 
 
 async def _damage(bench: Bench) -> None:

@@ -39,8 +39,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (
         "ends are swapped",
         "view",
-        "comes, goes = self._pieces.opened_by(groups), self._pieces.open_to(groups)",
-        "goes, comes = self._pieces.opened_by(groups), self._pieces.open_to(groups)",
+        "comes, goes = self._pieces.opened_by(held), self._pieces.open_to(held)",
+        "goes, comes = self._pieces.opened_by(held), self._pieces.open_to(held)",
     ),
     ("a port range is one too wide above", "partition", "toggles[protocol][last + 1]", "toggles[protocol][last + 2]"),
     ("a port range is one too narrow above", "partition", "toggles[protocol][last + 1]", "toggles[protocol][last]"),
@@ -74,12 +74,13 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("an entry outlives its rules", "view", "max(ends)", "max(ends) + 1"),
     ("a tag counts once", "pieces", "found |= self._by_tag[tag]", "found = self._by_tag[tag]"),
     ("any does not mean nodes", "pieces", "found = self.anybody |", "found = 0 |"),
-    ("any does not mean hosts", "pieces", "(gateway, self.anybody | (groups or 0))", "(gateway, groups or 0)"),
+    ("any does not mean hosts", "pieces", "self.anybody if groups is None else groups", "groups or 0"),
+    ("any does not mean hosts that a rule names", "pieces", "(prefix, self.anybody | group)", "(prefix, group)"),
     (
         "hosts have the rights of their gateway",
         "pieces",
-        "self.anybody | (groups or 0)",
-        "self.by_node.get(gateway, 0) | self.anybody | (groups or 0)",
+        "self.anybody if groups is None else groups",
+        "self.by_node.get(gateway, 0) | (self.anybody if groups is None else groups)",
     ),
     (
         "a subnet selector means only the outermost prefix",

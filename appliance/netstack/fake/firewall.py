@@ -36,7 +36,7 @@ class FakeTable(msgspec.Struct):
 
 
 class FakeFirewall:
-    """Implements `Firewall`. `refuse` and `disturb` make trouble; `carry` sends a packet through it."""
+    """Implements `Firewall`. `refuse`, `linger` and `disturb` make trouble; `carry` sends a packet through it."""
 
     def __init__(self, table: MeshTable, limits: Limits = LIMITS, kernel: FakeTable | None = None) -> None:
         self.kernel = FakeTable() if kernel is None else kernel
@@ -46,6 +46,8 @@ class FakeFirewall:
         self._in_force: Filter | None = None
         self._drops: deque[Drop] = deque(maxlen=limits.firewall_drops)
         self._refusals = 0
+        self._lingerings = 0
+        self._due: list[Lookup] = []  # filters whose conversations must be ended yet
         self._others: asyncio.Queue[str] = asyncio.Queue(limits.firewall_attempts)
 
     # ---- trouble
@@ -53,6 +55,10 @@ class FakeFirewall:
     def refuse(self, times: int = 1) -> None:
         """Refuse the next changes."""
         self._refusals = times
+
+    def linger(self, times: int = 1) -> None:
+        """Be unable to end conversations at the next attempts."""
+        self._lingerings = times
 
     def disturb(self, who: str = "nft (process 1)") -> None:
         """Let somebody empty the table."""
@@ -93,12 +99,15 @@ class FakeFirewall:
         gone = {(change.name, grant_key(raw)) for change in needed for raw in change.removed if change.name in GRANTS}
         for key in gone:
             del self.kernel.counts[key], self.kernel.sizes[key]
-        return Applied(
-            sum(len(change.added) for change in needed),
-            sum(len(change.removed) for change in needed),
-            rebuilt,
-            self._end_conversations(Lookup(before), Lookup(wanted)),
+        if rebuilt or before != wanted:
+            self._due.append(Lookup(before))
+        done = Applied(
+            sum(len(change.added) for change in needed), sum(len(change.removed) for change in needed), rebuilt
         )
+        if self._due and self._lingerings:
+            self._lingerings -= 1
+            return msgspec.structs.replace(done, owed="the test says so")
+        return msgspec.structs.replace(done, ended=self._end_conversations(Lookup(wanted)))
 
     async def verify(self) -> Sequence[Difference]:
         """See `Firewall`."""
@@ -169,14 +178,15 @@ class FakeFirewall:
         conversation = ends, packet.protocol, packet.port
         self.kernel.conversations[conversation] = self.kernel.conversations.get(conversation, 0) + 1
 
-    def _end_conversations(self, old: Lookup, new: Lookup) -> int:
+    def _end_conversations(self, held: Lookup) -> int:
         doomed = [
             one
             for one in self.kernel.conversations
-            if (old.concerns(*one[0]) or new.concerns(*one[0])) and not new.allows(*one, self.now_ms())
+            if any(each.concerns(*one[0]) for each in (held, *self._due)) and not held.allows(*one, self.now_ms())
         ]
         for one in doomed:
             del self.kernel.conversations[one]
+        self._due.clear()
         return len(doomed)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from appliance.netstack.nft import wire
+from appliance.netstack.nft.turns import Pace, at_once
 
 SUBSYSTEM_CONNTRACK: Final = 1
 SUBSYSTEM_LOG: Final = 4
@@ -132,13 +133,13 @@ class Channel:
         """End the socket."""
         self._wire.close()
 
-    def dump(self, request: Request) -> list[bytes]:
+    def dump(self, request: Request, pace: Pace = at_once) -> list[bytes]:
         """The attributes of everything the kernel lists. Raises `OvertakenError` if it changed meanwhile."""
         sequence = self._next()
         self._send(request.message(sequence, wire.NLM_F_DUMP))
         found: list[bytes] = []
         overtaken = False
-        for message in self._answers(sequence):
+        for message in pace(self._answers(sequence)):
             overtaken |= bool(message.flags & wire.NLM_F_DUMP_INTR)
             if message.kind == wire.NLMSG_DONE:
                 _check(int.from_bytes(message.payload[:4], sys.byteorder, signed=True))

@@ -17,6 +17,7 @@ import msgspec
 
 from appliance.netstack.nft import wire
 from appliance.netstack.nft.channel import SUBSYSTEM_CONNTRACK, Channel, RefusedError, Request
+from appliance.netstack.nft.turns import Pace, at_once
 from appliance.netstack.nft.verdict import ICMPV6, Lookup
 from appliance.policy.filter import Address
 
@@ -60,11 +61,11 @@ class _Tracked(NamedTuple):
     said: Mapping[int, bytes]
 
 
-def end(channel: Channel, olds: Sequence[Lookup], new: Lookup, now_ms: int) -> int:
+def end(channel: Channel, olds: Sequence[Lookup], new: Lookup, now_ms: int, pace: Pace = at_once) -> int:
     """End the conversations of the mesh that the new filter does not allow; returns how many there were."""
     doomed = [
         one
-        for one in _tracked(channel)
+        for one in _tracked(channel, pace)
         if not new.allows(one.ends, one.protocol, one.port, now_ms)
         and any(each.concerns(*one.ends) for each in (*olds, new))
     ]
@@ -78,9 +79,9 @@ def end(channel: Channel, olds: Sequence[Lookup], new: Lookup, now_ms: int) -> i
     return ended
 
 
-def conversations(channel: Channel, held: Lookup, limit: int) -> list[Conversation]:
+def conversations(channel: Channel, held: Lookup, limit: int, pace: Pace = at_once) -> list[Conversation]:
     """Conversations of the mesh, at most so many."""
-    return list(islice(_conversations(_tracked(channel), held), limit))
+    return list(islice(_conversations(_tracked(channel, pace), held), limit))
 
 
 def _conversations(found: Iterable[_Tracked], held: Lookup) -> Iterator[Conversation]:
@@ -101,8 +102,8 @@ def _conversations(found: Iterable[_Tracked], held: Lookup) -> Iterator[Conversa
         )
 
 
-def _tracked(channel: Channel) -> Iterator[_Tracked]:
-    for body in channel.dump(Request(_GET, b"", family=wire.FAMILY_IPV6)):
+def _tracked(channel: Channel, pace: Pace) -> Iterator[_Tracked]:
+    for body in pace(channel.dump(Request(_GET, b"", family=wire.FAMILY_IPV6), pace)):
         said = wire.fields(body)
         original = wire.fields(said.get(_ORIGINAL, b""))
         address, protocol = wire.fields(original.get(_IP, b"")), wire.fields(original.get(_PROTOCOL, b""))

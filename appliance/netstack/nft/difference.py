@@ -125,10 +125,10 @@ def element_differences(wanted: Raw, found: Raw, now_ms: int, slack_ms: int) -> 
     return list(islice(_element_differences(wanted, found, now_ms, slack_ms), DIFFERENCES_SHOWN))
 
 
-def memory_differences(lookup: Lookup, name: str, found: RawTable) -> Iterator[Difference]:
+def memory_differences(lookup: Lookup, name: str, found: Iterable[tuple[RawKey, RawValue]]) -> Iterator[Difference]:
     """What is remembered of conversations otherwise than the maps say."""
     judge = lookup.inbound if name == "known_inbound" else lookup.outbound
-    for opening, value in found.items():
+    for opening, value in found:
         source, target, protocol, port = MEMORY.unpack(opening)
         key = judge(source, target, protocol, port)
         if key is None or raw_grant(key) != value:

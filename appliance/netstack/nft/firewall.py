@@ -1,8 +1,9 @@
 """The firewall of one mesh in nf_tables: implements `Firewall` of `appliance.policy.enforcement`.
 
-All that blocks runs one after the other in one thread of its own; a caller that is cancelled does not cut a step in
-half. Here are only the thread, the sockets that wait (notices of foreign changes, dropped packets) and their order.
-When the process dies the table stays and goes on judging.
+All that blocks runs in threads: changes one after the other in one, the endings of conversations in another, looks in a
+third, so that no change waits behind what takes long. A caller that is cancelled does not cut a step in half. Here are
+only the threads, the sockets that wait (notices of foreign changes, dropped packets) and their order. When the process
+dies the table stays and goes on judging.
 """
 
 from __future__ import annotations
@@ -12,18 +13,25 @@ import errno
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final, TypeVar, TypeVarTuple
 
-from appliance.core.errors import error
+import msgspec
+
+from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
 from appliance.netstack.nft import droplog
+from appliance.netstack.nft.access import Access, Ground
 from appliance.netstack.nft.channel import Channel, LostError, RefusedError, connect, force_receive_buffer, join_group
 from appliance.netstack.nft.conntrack import Conversation
-from appliance.netstack.nft.enforcer import Enforcer, Ground
+from appliance.netstack.nft.endings import Endings
+from appliance.netstack.nft.enforcer import Enforcer
+from appliance.netstack.nft.looks import PIECES, Look, Looks
+from appliance.netstack.nft.raw import GRANTS
 from appliance.netstack.nft.skeleton import SNAP_BYTES, MeshTable
+from appliance.netstack.nft.turns import Rank, Turns
 from appliance.netstack.nft.watch import EVENT_BYTES, GROUP, UNKNOWN, Watch
 from appliance.policy.enforcement import Applied, Count, Difference, Drop
 from appliance.policy.filter import Filter, Key
@@ -58,39 +66,46 @@ class NftFirewall:
         self._is_closed = False
         self._ports: set[int] = set()
         self._watch = Watch(table.name, self._ports)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix=table.name)
+        self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"{table.name}-{rank.name.lower()}") for rank in Rank]
         self._drops: deque[Drop] = deque(maxlen=limits.firewall_drops)
         self._notices: socket.socket | None = None  # for `disturbed`
-        self._glance: _Glance | None = None  # for the worker, which must know before it writes
-        ground = Ground(connect, now_ms, self._was_touched, self._ports.add)
-        self._enforcer = Enforcer(table, limits, ground)
+        self._glance: _Glance | None = None  # for who writes, and must know before
+        access = Access(table, limits, Ground(connect, now_ms, self._was_touched, self._ports.add))
+        self._turns = Turns()
+        self._endings = Endings(access.another(), self._turns, lambda: self._enforcer.standing().in_force)
+        self._enforcer = Enforcer(access, self._endings.owe)
+        self._looks = Looks(access.another(), self._turns, self._enforcer)
 
     async def prepare(self) -> None:
         """See `Firewall`. Raises `firewall.unavailable` where the kernel has no nf_tables or we have no right to it."""
         if self._notices is None:
-            self._notices = await self._do(self._listen)
-        await self._do(self._enforcer.prepare)
+            self._notices = await self._do(Rank.CHANGE, self._listen)
+        await self._do(Rank.CHANGE, self._enforcer.prepare)
 
     async def apply(self, wanted: Filter) -> Applied:
         """See `Firewall`. Concurrent calls happen one after the other."""
-        applied = await self._do(self._apply, wanted)
-        if applied.removed or applied.rebuilt:
-            self._worker.submit(
-                self._enforcer.end_late_conversations
-            )  # nobody waits: 10 ms, and a failure is made up for
-        return applied
+        done = await self._do(Rank.CHANGE, self._enforcer.apply, wanted)
+        if not self._endings.is_due:
+            return done
+        try:
+            ended = await self._do(Rank.ENDING, self._endings.end)
+            self._submit(Rank.ENDING, self._endings.end_late)  # nobody waits, and a failure is made up for
+        except X0tError as err:  # the filter is in force all the same
+            return msgspec.structs.replace(done, owed=err.message)
+        return msgspec.structs.replace(done, ended=ended)
 
     async def verify(self) -> Sequence[Difference]:
         """See `Firewall`."""
-        return await self._do(self._enforcer.verify)
+        return [one for piece in PIECES for one in await self._look(self._looks.differences(piece))]
 
     async def counters(self) -> Mapping[tuple[str, Key], Count]:
         """See `Firewall`."""
-        return await self._do(self._enforcer.counters)
+        inbound, outbound = [await self._look(self._looks.counters(name)) for name in GRANTS]
+        return {**inbound, **outbound}
 
     async def flows(self) -> Sequence[Conversation]:
         """Conversations that cross the mesh interface now; bounded."""
-        return await self._do(self._enforcer.conversations)
+        return await self._look(self._looks.conversations())
 
     async def disturbed(self) -> str:
         """See `Firewall`. To mend the table, apply the filter again: it finds out what is needed.
@@ -117,7 +132,7 @@ class NftFirewall:
 
     async def run(self) -> None:
         """Read dropped packets for ever. Raises `firewall.unavailable` if another process reads our log group."""
-        reader = await self._do(self._read_log)
+        reader = await self._do(Rank.LOOK, self._read_log)
         with reader:
             while True:
                 try:
@@ -130,31 +145,41 @@ class NftFirewall:
 
     async def remove(self) -> None:
         """See `Firewall`."""
-        await self._do(self._enforcer.remove)
+        await self._do(Rank.CHANGE, self._enforcer.remove)
 
     async def close(self) -> None:
-        """End the thread and the sockets, after what has begun; the table stays in force. Harmless when repeated."""
+        """End the threads and the sockets, after what has begun; the table stays in force. Harmless when repeated."""
         if self._is_closed:
             return
         self._is_closed = True
-        await self._do(self._enforcer.close)
-        self._worker.shutdown(wait=False)
+        for rank, part in ((Rank.LOOK, self._looks), (Rank.CHANGE, self._enforcer), (Rank.ENDING, self._endings)):
+            await self._do(rank, part.close)
+            self._threads[rank].shutdown(wait=False)
         for one in (self._notices, self._glance):
             if one is not None:
                 one.close()
         self._notices = self._glance = None
 
-    def _do(self, work: Callable[[*_A], _T], *arguments: *_A) -> Awaitable[_T]:
+    async def _look(self, look: Look[_T]) -> _T:
+        found = await self._do(Rank.LOOK, self._looks.beside, look)
+        return await self._do(Rank.CHANGE, self._looks.in_turn, look) if found is None else found
+
+    async def _do(self, rank: Rank, work: Callable[[*_A], _T], *arguments: *_A) -> _T:
+        """Do it in the thread of that rank; lower ranks make way until the caller has the result."""
+        with self._turns.taken(rank):
+            return await asyncio.wrap_future(self._submit(rank, work, *arguments))
+
+    def _submit(self, rank: Rank, work: Callable[[*_A], _T], *arguments: *_A) -> Future[_T]:
+        def turn() -> _T:
+            with self._turns.taken(rank):  # also when the caller is gone
+                return work(*arguments)
+
         try:
-            return asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
+            return self._threads[rank].submit(turn)
         except RuntimeError as err:
             raise error("firewall.closed", interface=self._table.interface) from err
 
-    # ---- in the worker's thread
-
-    def _apply(self, wanted: Filter) -> Applied:
-        done = self._enforcer.apply(wanted)
-        return Applied(done.added, done.removed, done.rebuilt, self._enforcer.end_conversations())
+    # ---- in the threads
 
     def _listen(self) -> socket.socket:
         """Open both ends of the notices before the first look at the table, so that no change is missed."""

@@ -17,28 +17,43 @@ from appliance.netstack.nft.difference import Change
 from appliance.netstack.nft.elements import Element
 from appliance.netstack.nft.raw import GRANTS, INTERVALS, NAMES, Raw, RawKey, RawTable, grant_key
 from appliance.netstack.nft.skeleton import SAID, Kind, Layout, MeshTable, forgetting, replacing
+from appliance.netstack.nft.turns import Pace, at_once
 from appliance.policy.enforcement import Count
 from appliance.policy.filter import Key
 
-_READS = 8  # of the whole table, until two generations agree; a read of 60,000 elements takes 0.1 s
+_READS = 8  # of the whole table, until two generations agree; to list 60,000 elements takes 0.05 s
 _GET, _DELETE = 1, 2  # beside a Kind
 _LIST_ELEMENTS = 3
 BY_ONE = frozenset(NAMES) - {*INTERVALS, "services"}  # sets whose elements are found by their key alone
 
 
-class Reading(NamedTuple):
-    """The table at one generation of the ruleset; sets that are not ours to understand have no elements here."""
+class Listing(NamedTuple):
+    """The table at one generation of the ruleset, its sets as the kernel lists them.
+
+    Sets that are not ours to understand are left out.
+    """
 
     generation: int
+    at_ms: int  # since the epoch: ends of grants count from then
+    layout: Layout
+    blocks: Mapping[str, Sequence[bytes]]  # set -> lists of its elements
+
+
+class Reading(NamedTuple):
+    """A listing whose sets are taken apart."""
+
+    generation: int
+    at_ms: int
     layout: Layout
     raw: Raw
 
 
 class Kernel:
-    """One table, seen through one channel."""
+    """One table, seen through one channel. What takes long goes at the pace that is given."""
 
-    def __init__(self, channel: Channel, table: MeshTable, skeleton: Layout) -> None:
+    def __init__(self, channel: Channel, table: MeshTable, skeleton: Layout, pace: Pace = at_once) -> None:
         self._channel = channel
+        self._pace = pace
         self._table = table
         self._name = wire.text(1, table.name)
         self._skeleton = skeleton
@@ -51,23 +66,34 @@ class Kernel:
     def read(self, now_ms: int) -> Reading:
         """Everything in the table. Raises `OvertakenError` if others change the ruleset all the time."""
         for _ in range(_READS):
-            begun = self.generation()
             try:
-                layout = self._layout()
-                raw = {name: self.read_set(name, now_ms) for name in NAMES if self._is_sound(layout, name)}
+                return self.taken_apart(self.listing(now_ms, NAMES))
             except OvertakenError:
                 continue
-            except RefusedError as err:
-                if err.code == errno.ENOENT:  # deleted meanwhile
-                    continue
-                raise
-            if self.generation() == begun:
-                return Reading(begun, layout, raw)
         raise OvertakenError
+
+    def listing(self, now_ms: int, names: Sequence[str]) -> Listing:
+        """The objects of the table, and the elements of these sets. Raises `OvertakenError` if others change it."""
+        begun = self.generation()
+        try:
+            layout = self._layout()
+            blocks = {name: self._blocks(name) for name in names if self._is_sound(layout, name)}
+        except RefusedError as err:
+            if err.code == errno.ENOENT:  # deleted meanwhile
+                raise OvertakenError from err
+            raise
+        if self.generation() != begun:
+            raise OvertakenError
+        return Listing(begun, now_ms, layout, blocks)
+
+    def taken_apart(self, listed: Listing) -> Reading:
+        """What was listed, in raw form."""
+        raw = {name: self._raw(name, blocks, listed.at_ms) for name, blocks in listed.blocks.items()}
+        return Reading(listed.generation, listed.at_ms, listed.layout, raw)
 
     def read_set(self, name: str, now_ms: int) -> RawTable:
         """All elements of one set."""
-        return elements.raw_table(name, elements.parse(self._elements(name)), now_ms)
+        return self._raw(name, self._blocks(name), now_ms)
 
     def find(self, name: str, keys: Iterable[RawKey], now_ms: int) -> RawTable:
         """Those of the elements that are there."""
@@ -82,14 +108,13 @@ class Kernel:
                 found += elements.parse(wire.fields(body)[_LIST_ELEMENTS] for body in bodies)
         return elements.raw_table(name, found, now_ms)
 
-    def counters(self) -> Mapping[tuple[str, Key], Count]:
-        """Traffic by grant."""
+    def counters(self, name: str) -> Mapping[tuple[str, Key], Count]:
+        """Traffic by grant of this set. Raises `OvertakenError` if others change the ruleset."""
         return {
             (name, grant_key(one.key)): Count(
                 int.from_bytes(one.packet_count, "big"), int.from_bytes(one.byte_count, "big")
             )
-            for name in GRANTS
-            for one in elements.parse(self._elements(name))
+            for one in elements.parse(self._pace(self._blocks(name)))
         }
 
     def rewrite(self, seen: Reading, wanted: Raw, now_ms: int) -> None:
@@ -125,9 +150,13 @@ class Kernel:
     def _list(self, name: str, chunk: bytes) -> bytes:
         return self._name + wire.text(2, name) + wire.nest(_LIST_ELEMENTS, chunk)
 
-    def _elements(self, name: str) -> Iterator[bytes]:
-        for body in self._channel.dump(Request(Kind.ELEMENTS + _GET, self._name + wire.text(2, name))):
-            yield wire.fields(body).get(_LIST_ELEMENTS, b"")
+    def _blocks(self, name: str) -> list[bytes]:
+        """A set as the kernel lists it: some hundred elements each."""
+        request = Request(Kind.ELEMENTS + _GET, self._name + wire.text(2, name))
+        return [wire.fields(body).get(_LIST_ELEMENTS, b"") for body in self._channel.dump(request, self._pace)]
+
+    def _raw(self, name: str, blocks: Iterable[bytes], now_ms: int) -> RawTable:
+        return elements.raw_table(name, elements.parse(self._pace(blocks)), now_ms)
 
     def _is_sound(self, layout: Layout, name: str) -> bool:
         label = f"set {name}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Final, TypeAlias
 
+from appliance.netstack.nft.turns import Pace, at_once
 from appliance.policy.filter import ClassId, Filter, Grant, Interval, Key, ServiceRange
 
 RawKey: TypeAlias = bytes  # address; first and last address; first and last service; peer, local, service
@@ -55,23 +56,29 @@ def raw_value(value: ClassId | Grant) -> RawValue:
 
 def raw_filter(wanted: Filter, now_ms: int) -> Raw:
     """All elements that the kernel must hold, but for grants that have ended."""
-    number, key = _CLASS.pack, _KEY.pack
-    grants: dict[str, dict[RawKey, RawValue]] = {
-        name: {
-            key(*found): grant.until_ms or 0
-            for found, grant in table.items()
-            if grant.until_ms is None or grant.until_ms > now_ms
-        }
-        for name, table in (("inbound", wanted.inbound), ("outbound", wanted.outbound))
-    }
-    return {
-        "headers": raw_headers(),
-        "peers": {address: number(value) for address, value in wanted.peers.items()},
-        "peer_nets": {raw_key(found): number(value) for found, value in wanted.peer_nets.items()},
-        "locals": {raw_key(found): number(value) for found, value in wanted.locals.items()},
-        "services": {raw_key(found): number(value) for found, value in wanted.services.items()},
-        **grants,
-    }
+    return {name: raw_set(wanted, name, now_ms) for name in NAMES}
+
+
+def raw_set(wanted: Filter, name: str, now_ms: int, pace: Pace = at_once) -> RawTable:
+    """The elements of one set."""
+    match name:
+        case "headers":
+            return raw_headers()
+        case "inbound" | "outbound":
+            grants = wanted.inbound if name == "inbound" else wanted.outbound
+            pack = _KEY.pack
+            return {
+                pack(*key): grant.until_ms or 0
+                for key, grant in pace(grants.items())
+                if grant.until_ms is None or grant.until_ms > now_ms
+            }
+        case "peers":
+            return {address: _CLASS.pack(value) for address, value in pace(wanted.peers.items())}
+        case "services":
+            return {raw_key(key): _CLASS.pack(value) for key, value in pace(wanted.services.items())}
+        case _:
+            nets = wanted.peer_nets if name == "peer_nets" else wanted.locals
+            return {raw_key(net): _CLASS.pack(value) for net, value in pace(nets.items())}
 
 
 def raw_headers() -> RawTable:

@@ -59,8 +59,10 @@ class Keeper:
         daemon = await process.adopt(self._place, self._limits)
         if daemon is None:
             return False
-        self.index = await links.index(self._place.interface) or 0
         try:
+            self.index = await links.index(self._place.interface) or 0
+            if not self.index or not await links.is_up(self.index):
+                raise error("yggdrasil.interface", interface=self._place.interface, reason="it is down or gone")
             await self._ready(daemon, links)
         except X0tError:
             await self._end(daemon)
@@ -88,8 +90,10 @@ class Keeper:
     async def _started(self, links: Links, config: Config, closed_for: frozenset[bytes]) -> Daemon:
         """Cancelled, it may leave a daemon that the next start adopts or ends."""
         user = process.user_id(self._place)
-        self.index = await links.make_tun(self._place.interface, user, config.mtu)
         await process.end_strays(self._place, self._limits)
+        if await links.is_open(self._place.interface):
+            raise error("yggdrasil.interface", interface=self._place.interface, reason="another program has it open")
+        self.index = await links.make_tun(self._place.interface, user, config.mtu)
         await links.clear_addresses(self.index)  # the daemon sets its own, and takes none that is there
         daemon = await process.start(self._place, to_json(config), _running(config, closed_for), self._limits)
         try:
@@ -135,6 +139,8 @@ class Keeper:
                 while True:
                     if daemon.has_ended:
                         raise error("yggdrasil.program", reason=await process.log_tail(self._place))
+                    if not await self.has_interface(links):
+                        raise error("yggdrasil.interface", interface=self._place.interface, reason="it was taken away")
                     if await self._answers(daemon) and address in {
                         each for each, _ in await links.addresses(self.index)
                     }:

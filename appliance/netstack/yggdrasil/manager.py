@@ -18,8 +18,8 @@ import structlog
 from appliance.core.errors import X0tError
 from appliance.core.limits import LIMITS, Limits
 from appliance.core.prefix import Prefix
-from appliance.core.yggdrasil import node_address, node_subnet
-from appliance.netstack.links import Links
+from appliance.core.yggdrasil import RANGE, node_address, node_subnet
+from appliance.netstack.links import Barrier, Links, barrier_metric
 from appliance.netstack.yggdrasil import process, turns
 from appliance.netstack.yggdrasil.admin import Admin, Peer
 from appliance.netstack.yggdrasil.config import Config
@@ -50,6 +50,7 @@ class Yggdrasil:
         self._dialler = Dialler(how or Choice(count=min(Choice().count, limits.yggdrasil_peers)))
         self._pulse = Pulse()
         self._gaps = turns.Gaps()
+        self._barrier = Barrier(barrier_metric(place.mesh), (RANGE,))
         self._routes_due = True
         self._swept_at_s = 0.0
         self._wake = asyncio.Event()
@@ -97,21 +98,26 @@ class Yggdrasil:
                 await self._keeper.adopt(links)
             await self._keeper.stop()
             await process.end_strays(self.place, self._limits)
-            await links.remove(self.place.interface)
+            if not await links.is_open(self.place.interface):  # else it is somebody else's
+                await links.remove(self.place.interface)
+            await links.sync_routes(self.place.interface, 0, (), Barrier(self._barrier.metric, ()))
         await process.forget(self.place)
         self._say(Phase.STOPPED)
 
     async def _watch(self, links: Links) -> None:
-        async for _ in links.watch(self.place.interface):
+        async for _ in links.watch(self.place.interface, self._barrier.metric):
             self._routes_due = True
             self._wake.set()
 
     async def _round(self, links: Links) -> float:
         """One comparison; returns the seconds until the next one."""
         wanted = self._wanted
-        if wanted is None:
-            return _SWEEP_S
         try:
+            if self._keeper.daemon is None:
+                await self._bar(links)
+            if wanted is None:
+                self._say(Phase.WAITING)
+                return _SWEEP_S
             if self._keeper.daemon is not None and self._keeper.daemon.has_ended:
                 await self._keeper.ended()
             if self._keeper.daemon is None and not await self._bring_up(links, wanted):
@@ -141,7 +147,7 @@ class Yggdrasil:
     async def _start(self, links: Links, wanted: Wanted, closed_for: frozenset[bytes]) -> None:
         config = self._config(wanted, closed=bool(closed_for))
         await self._keeper.start(links, config, closed_for)
-        await links.sync_routes(self.place.interface, self._keeper.index, self._routes(wanted))
+        await links.sync_routes(self.place.interface, self._keeper.index, self._routes(wanted), self._barrier)
 
     async def _reconcile(self, links: Links, wanted: Wanted) -> float:
         daemon = self._keeper.daemon
@@ -154,6 +160,7 @@ class Yggdrasil:
             restart = turns.Due(0.0, "its interface is gone")
         if restart is not None and restart.at_s <= now_s:
             self._log.info("yggdrasil.restarts", reason=restart.reason, interface=self.place.interface)
+            await self._bar(links)
             await self._keeper.stop()
             self._say(Phase.STARTING, reason=restart.reason)
             await self._start(links, wanted, blamed)
@@ -163,7 +170,8 @@ class Yggdrasil:
         await self._pulse.beat(daemon.admin, peers, {each.key for each in wanted.members if each.relay}, now_s)
         await self._route(links, wanted, now_s)
         self._show(peers, restart, now_s)
-        return _BUSY_S if self._dialler.missing(peers) or self._gaps.out else _CALM_S
+        pause_s = _BUSY_S if self._dialler.missing(peers) or self._gaps.out else _CALM_S
+        return pause_s if restart is None else min(pause_s, restart.at_s - now_s)
 
     def _blamed(self, running: Running | None, wanted: Wanted, peers: tuple[Peer, ...]) -> frozenset[bytes]:
         """Who could come in by local discovery and is no member: it is off as long as there are any.
@@ -193,6 +201,9 @@ class Yggdrasil:
             silent=frozenset(invited(own, members, newcomers)),
             evicted_at_s=self._gaps.evicted_at_s,
             admitted_at_s=self._gaps.admitted_at_s,
+            first_at_s=self._gaps.first_at_s,
+            taken_at_s=self._gaps.taken_at_s,
+            alone=not any(peer.up and peer.key for peer in peers),
             quiet=sum(peer.rate_recvd + peer.rate_sent for peer in peers) < _QUIET_BYTES_PER_S,
             place=listening.index(own.key) if own.key in listening else 0,
         )
@@ -201,8 +212,12 @@ class Yggdrasil:
         if self._routes_due or now_s - self._swept_at_s >= _SWEEP_S:
             self._routes_due, self._swept_at_s = False, now_s
             await links.hold(self._keeper.index, node_address(self._key.public))
-            await links.sync_routes(self.place.interface, self._keeper.index, self._routes(wanted))
+            await links.sync_routes(self.place.interface, self._keeper.index, self._routes(wanted), self._barrier)
             await process.trim_log(self.place, self._limits)
+
+    async def _bar(self, links: Links) -> None:
+        """Make sure of the barrier alone: it stands before there is an interface, and while there is none."""
+        await links.sync_routes(self.place.interface, 0, (), self._barrier)
 
     def _routes(self, wanted: Wanted) -> list[Prefix]:
         """The members' addresses and blocks; a stranger's address has no way out of here."""

@@ -79,8 +79,8 @@ class Sight:
 
     def kicks(self, key: bytes, now_s: float) -> bool:
         """True if a peer that is down should be tried again now: soon after it was lost, then less and less often."""
-        memory = self._members.get(key)
-        if memory is None or now_s - memory.kicked_at_s < min(_KICK_MAX_S, _KICK_MIN_S * 2.0**memory.kicks):
+        memory = self._members.setdefault(key, _Memory(looked_at_s=now_s))
+        if now_s - memory.kicked_at_s < min(_KICK_MAX_S, _KICK_MIN_S * 2.0**memory.kicks):
             return False
         memory.kicked_at_s = now_s
         memory.kicks = min(memory.kicks + 1, 16)

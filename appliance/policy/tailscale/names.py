@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from appliance.core.names import TAG
 from appliance.policy.text import nearest
-from appliance.replica.document_kinds import TAG
 
 _TAG_CHARS = 63
 _KINDS = ("autogroup:", "group:", "host:", "ipset:", "localpart:", "svc:", "tag:", "user:")

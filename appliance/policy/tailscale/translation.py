@@ -17,7 +17,7 @@ from appliance.policy.tailscale.mapping import EMPTY, Mapping
 from appliance.policy.tailscale.names import as_tag
 from appliance.policy.tailscale.principals import Principals
 from appliance.policy.tailscale.reading import records
-from appliance.policy.tailscale.report import NoEqualError, Report, Survey, Translation
+from appliance.policy.tailscale.report import Report, Survey, Translation
 from appliance.policy.tailscale.sides import Sides
 from appliance.policy.tailscale.trials import Trials, tested
 from appliance.policy.text import read
@@ -62,8 +62,7 @@ def survey(text: str, directory: Directory, mapping: Mapping = EMPTY, limits: Li
     policy = Policy(rules=rules, groups=_vocabulary(file, principals))
     trials = Trials(principals, sides, directory, report)
     expectations = [expectation for trial in file.trials for expectation in trials.expectations(trial)]
-    policy = tested(policy, expectations, report)
-    _bounds(policy, limits, report)
+    policy = tested(policy, expectations, report, limits)
     _unused(file, addresses, report)
     _undeclared(policy, directory, report)
     return report.survey(policy)
@@ -88,18 +87,6 @@ def _vocabulary(file: PolicyFile, principals: Principals) -> dict[str, tuple[str
         if len(tags) > 1 and name not in result:
             result[name] = tags
     return result
-
-
-def _bounds(policy: Policy, limits: Limits, report: Report) -> None:
-    for what, count, limit in (
-        ("rules", len(policy.rules), limits.policy_rules),
-        ("tests", len(policy.tests), limits.policy_tests),
-        ("groups", len(policy.groups), limits.policy_names),
-    ):
-        if count > limit:
-            why = f"becomes {count} {what}, and a policy has at most {limit}"
-            advice = "Map groups to a tag of their own and hosts to a common prefix: one rule then speaks of many."
-            report.refuse(Text("", 1, 1), NoEqualError("the file", why, advice))
 
 
 def _unused(file: PolicyFile, addresses: Addresses, report: Report) -> None:

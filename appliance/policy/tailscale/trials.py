@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from appliance.core.limits import Limits
 from appliance.core.prefix import ADDRESS_BYTES
+from appliance.policy.bounds import excess
 from appliance.policy.directory import Directory
 from appliance.policy.model import (
     WITH_PORTS,
@@ -28,7 +30,7 @@ from appliance.policy.model import (
     encode_test,
 )
 from appliance.policy.tailscale.extent import Extent
-from appliance.policy.tailscale.file import Entry, Trial
+from appliance.policy.tailscale.file import Entry, Text, Trial
 from appliance.policy.tailscale.ports import protocols, single_port
 from appliance.policy.tailscale.principals import Principals
 from appliance.policy.tailscale.report import Carried, NoEqualError, Report
@@ -104,10 +106,16 @@ class Trials:
         )
 
 
-def tested(policy: Policy, expectations: Sequence[Expectation], report: Report) -> Policy:
-    """The policy with a test for each expectation. One that the policy does not meet is refused, if nothing else is."""
+def tested(policy: Policy, expectations: Sequence[Expectation], report: Report, limits: Limits) -> Policy:
+    """The policy with a test for each expectation. One that the policy does not meet is refused, if nothing else is.
+
+    So is a file of which becomes more than a policy may hold; its tests are not judged then.
+    """
     candidates = {_id(test): test for expectation in expectations for test in expectation.choices}
-    failing = {_id(found.test) for found in run_tests(msgspec.structs.replace(policy, tests=candidates), _NOW)}
+    judged = msgspec.structs.replace(policy, tests=candidates)
+    if _is_refused(judged, limits, report):
+        return judged
+    failing = {_id(found.test) for found in run_tests(judged, _NOW)}
     complete = report.refusals == 0  # else tests fail for want of rules
     chosen: dict[bytes, PolicyTest] = {}
     entries: dict[str, tuple[Trial, dict[bytes, None]]] = {}
@@ -120,7 +128,17 @@ def tested(policy: Policy, expectations: Sequence[Expectation], report: Report) 
             report.refuse(expectation.entry, _failure(test, expectation))
     for trial, tests in entries.values():
         report.carried.append(Carried(line=trial.line, column=trial.column, name=trial.name, tests=tuple(tests)))
-    return msgspec.structs.replace(policy, tests=chosen)
+    made = msgspec.structs.replace(policy, tests=chosen)
+    _is_refused(made, limits, report)
+    return made
+
+
+def _is_refused(policy: Policy, limits: Limits, report: Report) -> bool:
+    found = excess(policy, limits)
+    if found is not None:
+        why = f"becomes {found.total:,} {found.what}, and a policy has at most {found.limit:,}"
+        report.refuse(Text("", 1, 1), NoEqualError("the file", why, f"{found.advice}."))
+    return found is not None
 
 
 def _failure(test: PolicyTest, expectation: Expectation) -> NoEqualError:

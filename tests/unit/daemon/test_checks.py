@@ -43,6 +43,7 @@ ROWS: list[tuple[str, str, dict[str, Any], str]] = [
         {"differences": [Difference("set peers", "3", "2")]},
         "set peers: wanted 3, found 2",
     ),
+    ("conversations", "firewall.lingering", {"state": State(is_prepared=True, owed="no memory")}, "no memory"),
     ("policy", "policy.blocked", {"course": Course(blocked=BLOCKED)}, "2 tests fail"),
     (
         "yggdrasil",

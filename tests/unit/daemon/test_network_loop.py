@@ -66,6 +66,19 @@ async def test_what_the_kernel_refuses_is_tried_again_and_shown_and_what_was_in_
         assert at.network.state.blocked == ""
 
 
+async def test_conversations_that_could_not_be_ended_are_told_and_ended_without_anybody_asking(site: Site) -> None:
+    async with desk(site) as at, running(at.network):
+        await at.journal.filter(lets_nobody_in)
+        at.firewall.linger(2)
+        await at.mesh.policy.apply(policy(TO_GATE))
+        await at.journal.filter(lets_in)
+        await at.journal.filter(lets_in)  # tried again
+        state = at.network.state
+        assert (state.blocked, state.owed, at.network.enforced) == ("", "the test says so", at.firewall.kernel.held)
+        await at.journal.filter(lets_in)
+        assert at.network.state.owed == ""
+
+
 async def test_the_table_that_denies_is_there_before_yggdrasil_runs_and_why_it_is_not_is_shown(site: Site) -> None:
     async with desk(site) as at:
         at.firewall.unable = 1

@@ -6,14 +6,16 @@ import pytest
 from msgspec.structs import replace
 
 from appliance.core.errors import StateError
-from appliance.core.limits import LIMITS
+from appliance.core.limits import LIMITS, Limits
 from appliance.core.prefix import Prefix
+from appliance.policy import compile as compile_module
 from appliance.policy.compile import Compiler, compile_filter, next_change_ms
 from appliance.policy.directory import Directory, Subnet
 from appliance.policy.filter import Filter, Grant, ServiceRange
 from appliance.policy.model import EMPTY, MAX_PORT, Policy, Protocol, Rule, SelfSelector, Service
 from appliance.policy.pieces import Pieces
-from appliance.policy.view import entries, numbered
+from appliance.policy.territory import Stretch
+from appliance.policy.view import View, entries, numbered
 from tests.unit.policy.cells import ADDRESSES, MODBUS, NODES, NOW_MS, allow, cell, deny, policy
 
 HTTPS = Service(Protocol.TCP, 443, 443)
@@ -205,11 +207,52 @@ def test_self_as_a_source_is_a_fault_of_who_made_the_rule() -> None:
         Pieces({rule.id: rule})
 
 
-def test_rules_whose_ports_overlap_without_end_are_refused_before_they_cost_time() -> None:
-    crowded = [
-        allow("tag:robot", "tag:plc", *(Service(Protocol.TCP, 1000 * k + n, 1000 * k + n + 400) for k in range(64)))
-        for n in range(400)
-    ]
-    with pytest.raises(StateError) as refused:
-        made(policy(*crowded))
-    assert refused.value.key == "policy.too_large"
+def test_a_filter_that_takes_too_many_steps_is_refused_and_at_the_bound_it_is_made() -> None:
+    steps = next(steps for steps in range(1_000) if made_within(steps) is not None)
+    assert steps > len(BASIC.rules)
+    assert made_within(steps) == made(BASIC)
+    assert made_within(steps - 1) is None
+
+
+def made_within(steps: int) -> Filter | None:
+    try:
+        return compile_filter(BASIC, cell(), NODES["plc"], NOW_MS, replace(LIMITS, filter_steps=steps))
+    except StateError as err:
+        if err.key == "policy.too_large" and "steps on this node" in err.message:
+            return None
+        raise
+
+
+def test_steps_grow_with_the_pairs_of_classes_and_not_with_what_they_allow() -> None:
+    """Rules that deny make no entries, and cost no less."""
+    rules = policy(*(deny(f"tag:{tag}", "any") for tag in ("hmi", "plc", "robot")), allow("any", "any", HTTPS))
+    assert entries(made(rules)) < 20
+    with pytest.raises(StateError, match="steps"):
+        compile_filter(rules, cell(), NODES["plc"], NOW_MS, replace(LIMITS, filter_steps=30))
+
+
+def test_a_place_at_which_a_policy_is_too_large_is_not_looked_at_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Limits] = []
+
+    def look(pieces: Pieces, near: list[Stretch[int]], limits: Limits, number_bits: int) -> View:
+        looks.append(limits)
+        return View(pieces, near, limits, number_bits)
+
+    monkeypatch.setattr(compile_module, "View", look)
+    compiler = Compiler(replace(LIMITS, filter_steps=0))
+    compiler.set_policy(BASIC, NOW_MS)
+    for directory, count in ((cell(), 1), (cell({"hmi": {"new"}}), 1), (cell({"plc": {"plc", "robot"}}), 2)):
+        compiler.set_directory(directory)
+        with pytest.raises(StateError, match="steps"):
+            compiler.filter(NODES["plc"])
+        assert len(looks) == count
+
+
+def test_the_next_policy_is_looked_at_again_from_the_same_place() -> None:
+    compiler = Compiler(replace(LIMITS, filter_steps=1))
+    compiler.set_directory(cell(without=["gateway", "hmi", "robot-1", "robot-2"]))
+    compiler.set_policy(policy(*(allow("tag:hmi", "tag:plc", note=note) for note in ("one", "two"))), NOW_MS)
+    with pytest.raises(StateError, match="steps"):
+        compiler.filter(NODES["plc"])
+    compiler.set_policy(policy(allow("tag:hmi", "tag:plc", note="one")), NOW_MS)
+    assert len(compiler.filter(NODES["plc"]).locals) == 1

@@ -201,12 +201,10 @@ def test_what_is_not_in_its_form_is_refused(key: str, value: Scalar) -> None:
     assert refused({key: value}).startswith(key)
 
 
-def test_a_document_has_bounds() -> None:
-    limits = replace(LIMITS, policy_rules=1)
-    with pytest.raises(IntegrityError, match="at most 1"):
-        from_keys(to_keys(WHOLE), limits)
-    with pytest.raises(IntegrityError, match="at most 1"):
-        to_keys(WHOLE, limits)
+def test_of_several_keys_that_cannot_be_read_the_first_is_told_whatever_came_first() -> None:
+    bad: dict[str, Scalar] = {f"group/{name}": b"\xff" for name in ("c", "a", "b")}
+    for keys in (bad, dict(reversed(bad.items()))):
+        assert refused(keys).startswith("group/a ")
 
 
 def test_a_small_edit_is_one_change_and_no_edit_is_none() -> None:

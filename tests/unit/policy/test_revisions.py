@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
 import pytest
 
 from appliance.core.errors import StateError
 from appliance.core.ids import NodeId
-from appliance.policy import revisions
+from appliance.policy import revisions, trial
 from appliance.policy.document import edit, parts, to_keys
 from appliance.policy.model import EMPTY, Action, Policy, PolicyTest, Rule, Subject
 from appliance.policy.revisions import Course, Revisions, Standing, content_at
@@ -186,6 +187,39 @@ def test_one_more_change_judges_one_revision(monkeypatch: pytest.MonkeyPatch) ->
     assert len(judged) == 20
     Revisions().update(past.changes)
     assert len(judged) == 21
+
+
+def test_of_revisions_before_the_last_one_failing_test_is_enough_and_the_likely_are_tried_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Thirty tests of as many ends, of which one fails in each of ten revisions."""
+    judged: list[int] = []
+    real = trial._Bench.judge
+
+    def counted(bench: trial._Bench, about: int, tests: list[PolicyTest]) -> Iterator[Failure]:
+        judged.append(len(tests))
+        return real(bench, about, tests)
+
+    tags = [f"line-{number}" for number in range(30)]
+    rules = [allow(f"tag:{tag}", f"tag:{tag}") for tag in tags]
+    tests = [
+        PolicyTest(source=ends, target=ends, service=MODBUS, expect=Action.ALLOW)
+        for ends in (Subject(tags=frozenset({tag})) for tag in tags)
+    ]
+    past = Past()
+    past.edit("ada", policy_of(rules, tests))
+    for number in range(10):
+        past.edit("bob", policy_of([*rules[1:], allow("tag:hmi", "tag:plc", note=str(number))], tests))
+    monkeypatch.setattr(trial._Bench, "judge", counted)
+    followed = Revisions()
+    found = followed.update(past.changes)
+    assert found.blocked is not None
+    assert found.blocked.reason == "1 of its tests fails"
+    assert len(judged) == 30 + 9 + 30  # all of the last, one of each before, all of the one that is in force
+    assert [revision.reason for revision in followed.standings(2)] == ["it fails tests of its own"] * 2
+    assert len(judged) == 69
+    followed.update(past.changes[:-1])
+    assert len(judged) == 69 + 30  # it is the last now, and all that fails is told
 
 
 def test_the_same_revision_has_the_same_policy_object() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from appliance.core.clock import hlc_ms
 from appliance.core.errors import X0tError, error
-from appliance.policy.model import EMPTY, Action
+from appliance.core.limits import LIMITS
+from appliance.policy.model import EMPTY, Action, Protocol, Rule, SelfSelector, Service, TagSelector
 from appliance.policy.revisions import Standing
 from appliance.policy.service import provenance
 from appliance.replica.document_kinds import POLICY
@@ -57,6 +58,27 @@ async def test_an_edit_whose_tests_fail_is_refused_in_words_and_nothing_is_writt
             await at.policy.apply(policy(TO_GATE, NOT_TO_GATE, tests=(expected(Action.ALLOW),)))
         assert refused.value.key == "policy.tests"
         assert "allow tag:robot -> tag:gate: tcp/502, but tcp/502 is denied" in str(refused.value)
+        assert await at.queries.history(POLICY) is before
+
+
+async def test_an_edit_beyond_a_bound_is_refused_by_name_before_it_is_judged_and_nothing_is_written(site: Site) -> None:
+    async with desk(site) as at:
+        await at.policy.apply(policy(TO_ROBOT))
+        before = await at.queries.history(POLICY)
+        count = LIMITS.policy_pieces // LIMITS.policy_selectors + 1
+        rules = [
+            Rule(
+                action=Action.ALLOW,
+                sources=tuple(TagSelector(f"cell-{number:02}") for number in range(LIMITS.policy_selectors)),
+                targets=(SelfSelector(),),
+                services=(Service(Protocol.TCP, port, port),),
+            )
+            for port in range(count)
+        ]
+        with pytest.raises(X0tError) as refused:
+            await at.policy.apply(policy(*rules, tests=(expected(Action.ALLOW),)))
+        assert refused.value.key == "policy.bounds"
+        assert f"{count * LIMITS.policy_selectors:,} pieces of rules" in str(refused.value)
         assert await at.queries.history(POLICY) is before
 
 

@@ -15,7 +15,7 @@ from appliance.core.prefix import Prefix, parse_address
 from appliance.policy.directory import Directory, Member, Subnet
 from appliance.policy.evaluate import judge
 from appliance.policy.model import Action, Policy, PolicyTest, Subject
-from appliance.policy.tailscale import Translation, mapping_template, read_mapping, survey, translate
+from appliance.policy.tailscale import Translation, mapping_template, read_mapping, survey, translate, trials
 
 FILES = Path(__file__).parent / "tailscale"
 FACTORY = (FILES / "factory.hujson").read_text()
@@ -255,6 +255,26 @@ def test_a_file_that_becomes_more_than_a_policy_may_hold_is_refused(bound: str, 
     limits = msgspec.structs.replace(LIMITS, **{bound: 0})
     with pytest.raises(InputError, match=f"the file becomes {what}, and a policy has at most 0"):
         translate(text, DIRECTORY, mapping, limits)
+
+
+def test_tests_that_are_too_many_to_judge_are_refused_and_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """{
+    "acls": [{"action": "accept", "src": ["a@x"], "dst": ["b@x:22,80"]}],
+    "tests": [{"src": "a@x", "accept": ["b@x:80"]}]}"""
+    mapping = read_mapping("users: {a@x: a, b@x: b}", DIRECTORY)
+    assert translate(text, DIRECTORY, mapping, msgspec.structs.replace(LIMITS, policy_trials=10)).policy.tests
+    monkeypatch.delattr(trials, "run_tests")
+    with pytest.raises(InputError, match="the file becomes 10 ranges of ports for its tests to look at"):
+        translate(text, DIRECTORY, mapping, msgspec.structs.replace(LIMITS, policy_trials=9))
+
+
+def test_tests_that_say_the_same_at_two_places_are_two() -> None:
+    test = '{"src": "a@x", "deny": ["b@x:80"], "proto": "tcp"}'
+    text = f'{{"acls": [], "tests": [{test},\n{test}]}}'
+    mapping = read_mapping("users: {a@x: a, b@x: b}", DIRECTORY)
+    assert len(translate(text, DIRECTORY, mapping).policy.tests) == 2
+    with pytest.raises(InputError, match="the file becomes 2 tests, and a policy has at most 1"):
+        translate(text, DIRECTORY, mapping, msgspec.structs.replace(LIMITS, policy_tests=1))
 
 
 def test_danger_all_means_the_mesh_and_is_named() -> None:

@@ -7,7 +7,7 @@ import pytest
 from appliance.core.prefix import parse_address
 from appliance.policy.evaluate import Reason
 from appliance.policy.model import Action, Policy, PolicyTest, Protocol, Rule, Service, Subject
-from appliance.policy.trial import Failure, run_tests
+from appliance.policy.trial import NAMED, Failure, run_tests
 from tests.policy_past import policy_of
 from tests.unit.policy.cells import MODBUS, NODES, NOW_MS, allow, deny
 
@@ -55,6 +55,11 @@ def test_a_failure_names_the_rules_that_allow() -> None:
     other = allow("tag:hmi", "tag:plc")
     failure = failed(expects(Action.DENY), first, second, other)
     assert (failure.found, failure.rules) == (Reason.ALLOWED, tuple(sorted((first.id, second.id))))
+
+
+def test_a_failure_names_the_first_of_many_rules() -> None:
+    rules = [allow("tag:robot", "tag:plc", note=str(number)) for number in range(NAMED + 5)]
+    assert failed(expects(Action.DENY), *rules).rules == tuple(sorted(rule.id for rule in rules))[:NAMED]
 
 
 @pytest.mark.parametrize(

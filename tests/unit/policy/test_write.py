@@ -168,8 +168,10 @@ def test_a_node_that_is_gone_is_written_by_its_id() -> None:
 
 def test_the_largest_policy_has_room_in_a_text() -> None:
     """Of 5,000 rules with 64 characters of notes; names make it shorter than ids would."""
-    line = "- {{allow: [tcp/{0}, udp/{0}-60000], from: [tag:cell-{1}, tag:robot], to: tag:plc-{1}, note: '{2}'}}\n"
-    rules = "".join(line.format(number, number % 50, f"{number:064}") for number in range(LIMITS.policy_rules))
+    line = "- {{allow: [tcp/{0}, udp/{0}-{3}], from: [tag:cell-{1}, tag:robot], to: tag:plc-{1}, note: '{2}'}}\n"
+    rules = "".join(
+        line.format(number, number % 50, f"{number:064}", number + 99) for number in range(LIMITS.policy_rules)
+    )
     policy = read(f"version: 1\nrules:\n{rules}")
     written = write(policy, cell())
     assert len(written) <= LIMITS.policy_text_bytes
