@@ -12,9 +12,11 @@ from appliance.core.ids import NodeId
 from appliance.replica.batch import SignedBatch
 from appliance.replica.document_kinds import NODES
 from appliance.replica.entries import (
+    Action,
     AnnounceEntry,
     ChangeEntry,
     CheckpointEntry,
+    DecideEntry,
     EntryBody,
     GrantEntry,
     RevokeEntry,
@@ -25,6 +27,8 @@ from appliance.replica.entries import (
 from appliance.replica.epochs import covered_digest
 from appliance.trust.grants import Role
 from tests.attach_rig import attach
+from tests.sim.admission_scribe import AdmissionScribe, Drawer
+from tests.sim.tape import Tape
 from tests.sim.world import Member, Mesh, Replica
 
 Fields = list[object]
@@ -41,6 +45,7 @@ class Forge:
         self.accepted: list[SignedBatch] = list(mesh.batches.values())
         self.heads = {member.id: member.head for member in hostile}
         self.chunks: list[bytes] = []
+        self.drawer = Drawer()
 
     def took(self, signed: SignedBatch) -> None:
         """The target has accepted this batch."""
@@ -110,6 +115,14 @@ class Forge:
         keep = rng.choice(self.accepted)
         return ThawEntry(keep.batch.author, keep.hash, "")
 
+    def admission(self, rng: random.Random, member: Member) -> EntryBody:
+        """Tokens, enrolments, decisions and certificates, sound or not, by whoever it is."""
+        seed = rng.randbytes(24)
+        people = [*self.hostile, self.mesh.member(f"new {rng.randrange(20)}")]
+        grants = {subject: [blob] for subject, blob in self.grants.items()}
+        scribe = AdmissionScribe(self.mesh, people, grants, self.drawer, Tape(seed))
+        return scribe.entry(member) or DecideEntry(member.id, rng.choice(list(Action)), "", "")
+
     def checkpoint(self, rng: random.Random, member: Member) -> EntryBody:
         horizon = rng.choice(self.accepted).batch.hlc
         if rng.random() < 0.7:
@@ -132,4 +145,7 @@ BODIES: list[Callable[[Forge, random.Random, Member], EntryBody]] = [
     Forge.revoke,
     Forge.thaw,
     Forge.checkpoint,
+    Forge.admission,
+    Forge.admission,
+    Forge.admission,
 ]

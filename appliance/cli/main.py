@@ -22,6 +22,7 @@ from appliance.core.printable import printable
 
 NOUNS = {  # noun: (module, what it says of itself)
     "author": ("author", "Decide on authors whose log forked."),
+    "join": ("join", "Ask a mesh to admit this node, with a token."),
     "key": ("key", "This node's identity."),
     "link": ("link", "Links to peers; cut the node off and join it again."),
     "mesh": ("mesh", "Create, join and show the mesh."),
@@ -31,6 +32,7 @@ NOUNS = {  # noun: (module, what it says of itself)
     "replica": ("replica", "The log, the read model, and what is in them."),
     "role": ("role", "Who may do what: grants and revocations."),
     "tag": ("tag", "Tags of nodes."),
+    "token": ("token", "Tokens, which admit nodes."),
 }
 UNEXPECTED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it; also for a no to a question

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from appliance.cli import join as admission
 from appliance.cli.files import write_file
 from appliance.cli.session import Session, confirm, with_session, yes_option
 from appliance.core.records import Mesh, MeshCreate, MeshJoin, Receipt
@@ -15,6 +16,10 @@ from appliance.core.records import Mesh, MeshCreate, MeshJoin, Receipt
 @click.group()
 def mesh() -> None:
     """Create, join and show the mesh of this node."""
+
+
+mesh.add_command(admission.enrol)
+mesh.add_command(admission.enrolment)
 
 
 @mesh.command(epilog="Example: x0t mesh create plant-7")

@@ -1,9 +1,10 @@
-"""`x0t node`: the nodes that the mesh knows."""
+"""`x0t node`: the nodes that the mesh knows; `node_admission` has what approvers decide."""
 
 from __future__ import annotations
 
 import click
 
+from appliance.cli import node_admission
 from appliance.cli.client import segment
 from appliance.cli.session import Session, with_session
 from appliance.core.network_records import SubnetsAsk
@@ -13,6 +14,10 @@ from appliance.core.records import NameAsk, Node, Receipt
 @click.group()
 def node() -> None:
     """The nodes that the mesh knows, and their names."""
+
+
+for decision in node_admission.COMMANDS:
+    node.add_command(decision)
 
 
 @node.command("list", epilog="Example: x0t node list")

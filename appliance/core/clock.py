@@ -40,6 +40,11 @@ def hlc_text(hlc: int) -> str:
     return f"{moment.isoformat(timespec='milliseconds')[:-6]}Z#{hlc_counter(hlc)}"
 
 
+def moment_text(ms: int) -> str:
+    """A moment for people: RFC 3339 in UTC, to the second."""
+    return f"{(_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec='seconds')[:-6]}Z"
+
+
 def hlc_next(last: int, now_ms: int, seen: int = 0) -> int:
     """The smallest reading above *last* and *seen* that is not behind *now_ms*.
 

@@ -16,6 +16,7 @@ class Domain(StrEnum):
     ATTACH = "x0t/attach/1"  # by an Ed25519 key, which has no context: it stands at the head of what is signed
     BATCH = "x0t/batch/1"
     DESCRIPTOR = "x0t/descriptor/1"
+    ENROL = "x0t/enrol/1"
     GRANT = "x0t/grant/1"
     NODE_CERT = "x0t/node-cert/1"
     TOKEN = "x0t/token/1"  # noqa: S105 - a label, not a secret

@@ -83,6 +83,27 @@ class ChangeHash(Id):
     HRP = "change"
 
 
+class TokenId(Id):
+    """A token: SHA-256 of its payload. It is no secret; the token's text is."""
+
+    __slots__ = ()
+    HRP = "token"
+
+
+class CertificateId(Id):
+    """A node certificate: SHA-256 of its payload."""
+
+    __slots__ = ()
+    HRP = "cert"
+
+
+class EnrolmentId(Id):
+    """An enrolment: one node and the token that it asks with."""
+
+    __slots__ = ()
+    HRP = "enrol"
+
+
 def node_id(public_key: bytes) -> NodeId:
     """The id of the node that holds *public_key* (ML-DSA-65; the caller checks its length)."""
     return NodeId(hashlib.sha256(_NODE_LABEL + public_key).digest())

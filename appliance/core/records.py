@@ -216,7 +216,7 @@ class NoEffect(Record, frozen=True):
 class Conflict(Record, frozen=True):
     """What was written concurrently and does not agree: who won, over what, and why."""
 
-    kind: str  # "value", "fork" or "revocation"
+    kind: str  # "value", "fork", "revocation" or "token"
     subject: str
     winner: str
     losers: tuple[str, ...]

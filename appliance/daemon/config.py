@@ -132,11 +132,25 @@ class NetworkSettings(_Table, frozen=True):
     ] = ""
 
 
+class AdmissionSettings(_Table, frozen=True):
+    """How nodes that are no members may ask this one to be admitted."""
+
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="Take enrolments on the listening port: from strangers too, but only while a token that names "
+            "this node has not ended. Off: strangers are refused before anything of theirs is read."
+        ),
+    ] = True
+
+
 class LimitSettings(_Table, frozen=True):
     """Bounds of this node alone. Bounds that all replicas must share cannot be set."""
 
     connections: Annotated[Count | None, Meta(description="Connections from peers, in all.")] = None
     connections_per_peer: Annotated[Count | None, Meta(description="Connections from one peer.")] = None
+    guests: Annotated[Count | None, Meta(description="Connections of who is no member and has shown no token.")] = None
+    guests_standing: Annotated[Count | None, Meta(description="Connections of those who wait for an approval.")] = None
     handshake_s: Annotated[
         Count | None, Meta(extra=dict(SECONDS), description="Time that a peer has for the TLS handshake.")
     ] = None
@@ -170,6 +184,7 @@ class Config(_Table, frozen=True):
     log: LogSettings = LogSettings()
     sync: SyncSettings = SyncSettings()
     network: NetworkSettings = NetworkSettings()
+    admission: AdmissionSettings = AdmissionSettings()
     limits: LimitSettings = LimitSettings()
 
     def peer_uris(self) -> tuple[str, ...]:

@@ -20,8 +20,10 @@ from appliance.core.ids import MeshId, NodeId
 from appliance.daemon import events, memory
 from appliance.daemon.aim import Aim
 from appliance.daemon.changes import Changes
+from appliance.daemon.codes import Codes
 from appliance.daemon.config import Config
 from appliance.daemon.confirmation import Confirmation
+from appliance.daemon.desk import Desk
 from appliance.daemon.links import Links
 from appliance.daemon.network import Network
 from appliance.daemon.software import software
@@ -31,6 +33,8 @@ from appliance.daemon.witness import WITNESS_PATH, ask, gateway_of
 from appliance.netstack.finding import Receiver
 from appliance.policy.evaluate import Flow
 from appliance.policy.service import PolicyService
+from appliance.replica.admission_operations import AdmissionOperations
+from appliance.replica.admission_queries import AdmissionQueries
 from appliance.replica.batch import Sign, Verify
 from appliance.replica.operations import Operations
 from appliance.replica.queries import Queries
@@ -53,6 +57,11 @@ SETTLE_S = 0.05  # commits that come in a burst wake the rest once
 Dial = Callable[[Address, bytes | None, str], Awaitable[Stream]]
 
 
+def name_of(config: Config) -> str:
+    """What this node calls itself."""
+    return config.node.name or socket.gethostname()[:64]
+
+
 class Keys(NamedTuple):
     """How this node signs, and how it checks what others signed."""
 
@@ -69,8 +78,10 @@ class FollowedMesh:
         self.replica = replica
         self._aim = Aim(NodeId(replica.node), config.sync.announced_peers)
         self.operations = Operations(replica, key.sign)
+        self.admission = AdmissionOperations(replica, key.sign)
         self.check = key.check
         self.queries = Queries(replica)
+        self.admission_queries = AdmissionQueries(replica)
         self.changes = Changes()
         self.port = 0  # the one that is bound
         self.listening = asyncio.Event()  # peers can dial, or are not meant to
@@ -81,6 +92,8 @@ class FollowedMesh:
         file = Path(config.data_dir) / str(MeshId(descriptor.mesh)) / "unconfirmed.json"
         self.confirmation = Confirmation(file, replica, self.policy)
         self.network: Network | None = None  # where the settings ask for one
+        self.desk: Desk | None = None  # where strangers may ask to be admitted
+        self.codes: Codes | None = None
         self.links: Links
         self.listener: Listener
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mesh")
@@ -104,6 +117,8 @@ class FollowedMesh:
             Job(name="confirmation", run=self.confirmation.run),
             Job(name="replica", run=self._probe, period_s=PROBE_S, critical=True),
         ]
+        if self.desk is not None:
+            jobs.append(Job(name="admission", run=self._keep_desk))
         if not self.config.listen.address:
             self.listening.set()
         else:
@@ -202,6 +217,10 @@ class FollowedMesh:
                 else:
                     self.batches += sum(len(commit.hashes) for commit in burst)
 
+    async def _keep_desk(self) -> None:
+        assert self.desk is not None
+        await self.desk.run(self.changes)
+
     async def _recheck(self) -> None:
         """End the links to those who are no members any more."""
         await self.links.recheck(lambda node: self.replica.permitted(node.raw))
@@ -247,7 +266,7 @@ class FollowedMesh:
 
     def name(self) -> str:
         """What this node is called."""
-        return self.config.node.name or socket.gethostname()
+        return name_of(self.config)
 
     async def _trim(self) -> None:
         """Give back to the kernel what a burst of batches needed for a moment."""

@@ -22,6 +22,7 @@ from appliance.core.ids import MeshId
 from appliance.daemon import events
 from appliance.daemon.config import Config
 from appliance.daemon.control.server import ControlServer
+from appliance.daemon.enrolment import Enrolment
 from appliance.daemon.membership import Membership, found
 from appliance.daemon.mesh import FollowedMesh
 from appliance.daemon.supervisor import Job, Supervisor
@@ -39,6 +40,7 @@ class Node:
         self.config = config
         self.key = key
         self.membership = membership
+        self.enrolment: Enrolment  # joined by the wiring: it needs this object to be made first
         self.supervisor = Supervisor()
         self.started_s = time.monotonic()
         self._open = open_mesh
@@ -63,6 +65,7 @@ class Node:
             async with self._opened(descriptor, known) as mesh:
                 self._follow(mesh)
             self._log.info(events.MESH_OPENED, mesh=MeshId(descriptor.mesh), name=descriptor.name)
+        await self.enrolment.load(is_member=descriptor is not None)
 
     async def run(
         self, server: ControlServer, ready: Callable[[], None], feed: Callable[[], Awaitable[None]], feed_s: float
@@ -79,6 +82,7 @@ class Node:
                 ready()
 
         self.supervisor.add(Job(name="control", run=serve, critical=True, restarts=0))
+        self.supervisor.add(Job(name="enrolment", run=self.enrolment.run))
         self.supervisor.add(Job(name="service-manager", run=feed, period_s=feed_s))
         await self.supervisor.run()
 
@@ -98,7 +102,12 @@ class Node:
     def summary(self) -> str:
         """One line for the service manager."""
         if self._mesh is None:
-            return "in no mesh yet: x0t mesh create, or x0t mesh join"
+            asked = self.enrolment.application
+            return (
+                "in no mesh yet: x0t mesh create, or x0t join"
+                if asked is None
+                else f"asks to be admitted: {asked.state}"
+            )
         links = self._mesh.links
         return f"mesh {self._mesh.descriptor.name}, {'cut off' if links.is_cut else f'{len(links.up())} links'}"
 
@@ -153,6 +162,17 @@ class Node:
             descriptor=base64.b64encode(blob or b"").decode(),
             warning=warning,
         )
+
+    @property
+    def is_in_mesh(self) -> bool:
+        """True once this node follows a mesh."""
+        return self._mesh is not None
+
+    def follows(self, mesh: bytes) -> bool:
+        """True if this node follows this mesh; raises `replica.mesh_exists` if it follows another."""
+        if self._mesh is not None and self._mesh.descriptor.mesh != mesh:
+            raise error("replica.mesh_exists", mesh=self._mesh.descriptor.name)
+        return self._mesh is not None
 
     def _refuse_second(self) -> None:
         if self._mesh is not None:

@@ -6,18 +6,26 @@ import asyncio
 import time
 from pathlib import Path
 
+from appliance.admission.joiner import Means
+from appliance.admission.messages import ENROL_PATH
 from appliance.core.errors import error
-from appliance.core.ids import MeshId
+from appliance.core.ids import MeshId, NodeId
 from appliance.core.yggdrasil import node_address
+from appliance.daemon.applicant import NodeApplicant, mesh_directory, mesh_keys, yggdrasil_key
+from appliance.daemon.application import ApplicationFile
+from appliance.daemon.codes import Codes
 from appliance.daemon.config import Config
 from appliance.daemon.control.routes import routes
 from appliance.daemon.control.server import ControlServer
+from appliance.daemon.desk import Desk
+from appliance.daemon.enrolment import Enrolment, Way
 from appliance.daemon.links import Links
 from appliance.daemon.membership import Membership
 from appliance.daemon.mesh import FollowedMesh, Keys
 from appliance.daemon.network import Announcement, Kernel, Network
 from appliance.daemon.network import Mesh as MeshParts
 from appliance.daemon.node import Node
+from appliance.daemon.reception import Gateway, Reception
 from appliance.daemon.supervisor import contain
 from appliance.daemon.sync_driver import SyncDriver
 from appliance.daemon.target import Target
@@ -30,7 +38,7 @@ from appliance.storage.view import ViewStore
 from appliance.transport.certificates import Credentials
 from appliance.transport.dialler import Dialler
 from appliance.transport.listener import Listener
-from appliance.transport.stream import SYNC_PATH, Stream
+from appliance.transport.stream import SYNC_PATH, BoundStream, Stream
 from appliance.trust.descriptor import Descriptor
 from appliance.trust.keys import NodeKey
 from appliance.trust.pqc import Provider, provider
@@ -46,15 +54,36 @@ async def build_node(config: Config) -> tuple[Node, ControlServer]:
         return await build_mesh(config, descriptor, key, by)
 
     node = Node(config, key, membership, open_mesh)
+    node.enrolment = build_enrolment(config, node, by)
     server = ControlServer(Path(config.control.socket), routes(node), config.effective_limits())
     await node.open()
     return node, server
 
 
+def build_enrolment(config: Config, node: Node, by: Provider) -> Enrolment:
+    """The job by which this node asks to be admitted to a mesh."""
+    limits, data_dir = config.effective_limits(), Path(config.data_dir)
+
+    async def dial(target: Target) -> BoundStream:
+        credentials = await asyncio.to_thread(Credentials, node.key.path, now_ms)
+        dialler = Dialler(credentials, lambda _node: True, limits)
+        return await dialler.open(target.address, target.node.raw if target.node else None, ENROL_PATH)
+
+    def applicant(mesh: bytes, name: str) -> NodeApplicant:
+        keys = mesh_keys(mesh_directory(data_dir, mesh), by, relay=config.network.relay)
+        return NodeApplicant(node.key, keys, name, now_ms)
+
+    async def follow(descriptor: bytes, peers: list[Target]) -> None:
+        await node.join(descriptor, peers)
+
+    means = Means(by.mldsa_verify, now_ms, limits)
+    return Enrolment(ApplicationFile(data_dir), Way(dial, applicant, follow, means))
+
+
 async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: Provider) -> FollowedMesh:
     """An open replica with its listener, dialler and links."""
     limits = config.effective_limits()
-    directory = Path(config.data_dir) / str(MeshId(descriptor.mesh))
+    directory = mesh_directory(Path(config.data_dir), descriptor.mesh)
     credentials = await asyncio.to_thread(Credentials, key.path, now_ms)
     if credentials.node_id != key.id:
         raise error("key.file", path=key.path, reason="it holds another key than when x0td started")
@@ -76,6 +105,8 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
     listener = Listener(credentials, mesh.permitted, limits, contain)
     listener.mount(SYNC_PATH, links)
     mesh.connect(links, listener, driver.met, dialler.open)
+    if config.admission.enabled and config.listen.address:
+        await _open_door(config, mesh, directory, by)
     if config.network.enabled:
         try:
             mesh.network = await asyncio.to_thread(_network, config, mesh, directory)
@@ -86,18 +117,37 @@ async def build_mesh(config: Config, descriptor: Descriptor, key: NodeKey, by: P
     return mesh
 
 
+async def _open_door(config: Config, mesh: FollowedMesh, directory: Path, by: Provider) -> None:
+    """Where strangers come to ask; whether they may is for the desk to say."""
+    codes = Codes(directory)
+    desk = Desk(mesh.replica, codes)
+    await asyncio.to_thread(codes.load)
+    gateway = Gateway(
+        mesh=mesh.descriptor.mesh,
+        descriptor=lambda: Membership(Path(config.data_dir), by).descriptor_blob() or b"",
+        enrol=mesh.admission.enrol,
+        verify=by.mldsa_verify,
+        now_ms=now_ms,
+    )
+
+    def welcome(node: bytes) -> bool:
+        return desk.welcome(node) and mesh.links.is_open_to(NodeId(node))
+
+    mesh.desk, mesh.codes = desk, codes
+    mesh.listener.open_to_guests(ENROL_PATH, Reception(gateway, mesh.replica, desk, codes), welcome)
+
+
 def _network(config: Config, mesh: FollowedMesh, directory: Path) -> Network:
     """The mesh network of this node; nothing is started yet."""
+    from appliance.netstack.nft.claim import Claim
     from appliance.netstack.nft.conntrack import count_traffic
     from appliance.netstack.nft.firewall import NftFirewall
     from appliance.netstack.nft.skeleton import MeshTable
-    from appliance.netstack.yggdrasil.key import RELAY_BITS, create_key, load_key
     from appliance.netstack.yggdrasil.manager import Yggdrasil
     from appliance.netstack.yggdrasil.records import Place
 
     settings, name = config.network, network_name(mesh.descriptor.mesh)
-    path = directory / "yggdrasil.pem"
-    key = load_key(path) if path.exists() else create_key(path, RELAY_BITS if settings.relay else 0)
+    key = yggdrasil_key(directory, relay=settings.relay)
     place = Place(
         mesh=mesh.descriptor.mesh,
         interface=settings.interface,
@@ -116,7 +166,8 @@ def _network(config: Config, mesh: FollowedMesh, directory: Path) -> Network:
     )
     limits = config.effective_limits()
     count_traffic()
-    kernel = Kernel(NftFirewall(table, limits), Yggdrasil(place, key, limits), key)
+    claim = Claim((settings.interface, name))
+    kernel = Kernel(NftFirewall(table, limits), Yggdrasil(place, key, limits), key, claim)
     parts = MeshParts(mesh.replica, mesh.queries, mesh.operations, mesh.policy)
     said = Announcement(config.peer_uris(), settings.relay, mesh.may_speak)
     return Network(parts, kernel, said)

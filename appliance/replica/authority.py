@@ -21,6 +21,8 @@ from appliance.replica.marks import Mark
 from appliance.replica.standings import IN, OPEN, OUT, Standings
 from appliance.trust.grants import Role, implied_roles
 
+_REASONS = ("late", "frozen", "revoked", "expired", "role")  # of several the first
+
 
 class Span(msgspec.Struct, frozen=True):
     """Batches whose effect may have changed: of this author, from this seq on, after this place in the fold."""
@@ -39,6 +41,7 @@ class Authority(Standings):
         self.by_batch: dict[bytes, list[Mark]] = {}
         self._by_author: dict[bytes, list[Mark]] = {}
         self._void: dict[bytes, list[str]] = {}  # by batch: why its void entries are, by index; no more is kept of them
+        self.admitted: dict[bytes, tuple[bytes, int]] = {}  # of each approved node, the certificate that counts
         self._forked: set[bytes] = set()
         self._unsettled = False
         self._touched: list[Span] = []
@@ -150,15 +153,20 @@ class Authority(Standings):
 
     # -- verdicts
 
-    def verdict(self, meta: Meta, need: Role, scope: frozenset[str] = frozenset()) -> str | None:
-        """None if the author may do what needs this role here, else the reason. `scope`: tags that it touches."""
+    def verdict(
+        self, meta: Meta, need: Role, scope: frozenset[str] = frozenset(), *, by: bytes | None = None
+    ) -> str | None:
+        """None if the author may do what needs this role here, else the reason. `scope`: tags that it touches.
+
+        `by`: only the grant with this id counts.
+        """
         if self._late(meta, []) is IN:
             return "late"
         if self._frozen(meta, []) is IN:
             return "frozen"
-        reasons = set()
+        reasons = {"role"}
         for grant in self.grants.get(meta.author, ()):
-            if not self.entitles(grant, meta, need, scope):
+            if by not in (None, grant.grant_id) or not self.entitles(grant, meta, need, scope):
                 continue
             if not self.in_time(grant, meta):
                 reasons.add("expired")
@@ -166,7 +174,17 @@ class Authority(Standings):
                 reasons.add("revoked")
             else:
                 return None
-        return next((reason for reason in ("revoked", "expired") if reason in reasons), "role")
+        return next(reason for reason in _REASONS if reason in reasons)
+
+    def reach(self, meta: Meta, need: Role) -> tuple[str | None, frozenset[str]]:
+        """None if the author may do something that needs this role, and over which tags (none: over the whole mesh)."""
+        held = (grant.grant for grant in self.grants.get(meta.author, ()))
+        scopes = {frozenset(grant.scope) for grant in held if grant and need in implied_roles(grant.roles)}
+        verdicts = {scope: self.verdict(meta, need, scope) for scope in scopes or {frozenset[str]()}}
+        good = [scope for scope, reason in verdicts.items() if reason is None]
+        if good:
+            return None, frozenset() if frozenset() in good else frozenset().union(*good)
+        return next(reason for reason in _REASONS if reason in verdicts.values()), frozenset()
 
     def entitles(self, grant: Mark, meta: Meta, need: Role, scope: frozenset[str] = frozenset()) -> bool:
         """True if the grant lies in the batch's past and gives the role over the scope; standing and time aside."""
@@ -201,15 +219,26 @@ class Authority(Standings):
         return any(need in self.gives(grant, now_ms) for grant in self.grants.get(key, ()))
 
     def gives(self, grant: Mark, now_ms: int) -> frozenset[Role]:
-        """Roles that a grant gives its subject now: none if it has no effect, is out of time or was taken away."""
+        """Roles that a grant gives its subject now: none if it has no effect, is out of time or was taken away.
+
+        Of the certificates of a node only the one counts by which it is approved, and none while it is not.
+        """
         held = grant.grant
         if held is None or not grant.in_force or not held.not_before_ms <= now_ms <= held.not_after_ms:
             return frozenset()
+        if grant.tags is not None and self.admitted.get(held.subject) != (grant.meta.hash, grant.index):
+            return frozenset()
         left = implied_roles(held.roles)
         for revocation in self.revocations.get(held.subject, ()):
-            if revocation.in_force and not self._answers(grant, revocation):
-                left &= grant.roles_left(revocation.taken, weak=revocation.weak)
+            if revocation.in_force:
+                left &= self.left_by(revocation, grant)
         return left
+
+    def left_by(self, revocation: Mark, grant: Mark) -> frozenset[Role]:
+        """Roles that a grant still gives after this revocation of its subject; all if it was given in its knowledge."""
+        if grant.grant is not None and self._answers(grant, revocation):
+            return implied_roles(grant.grant.roles)
+        return grant.roles_left(revocation)
 
     def epoch(self) -> int:
         """Number of the last epoch that a checkpoint in force has closed; 0 before the first."""

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from appliance.core.errors import InputError, X0tError, error
+from appliance.core.names import NAME_CHARS, TAG
 from appliance.core.prefix import Prefix
 from appliance.core.yggdrasil import RANGE, SUBNETS
 from appliance.replica.change_codec import Op
@@ -22,8 +23,6 @@ from appliance.trust.grants import Role
 Name = tuple[str, int]  # document, epoch
 NODES: Final[Name] = ("nodes", 0)  # <node>/name, <node>/tag/<tag>, <node>/subnet/<prefix>
 POLICY: Final[Name] = ("policy", 0)  # rule/<id>, test/<id>, group/<name>, service/<name>, part/<id>
-TAG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # a label of a host name, RFC 1123 section 2.1
-NAME_CHARS = 64
 
 _SHOWN_CHARS = 96  # of a key, in an error
 _NODE_SUBNET_BITS = 64  # of the block that Yggdrasil routes to one node

@@ -37,7 +37,7 @@ from appliance.replica.documents import Documents, read_cache, read_chunks
 from appliance.replica.entries import CheckpointEntry
 from appliance.replica.epochs import Epochs
 from appliance.replica.fold import Effects
-from appliance.replica.folding import Folding, Unfolded
+from appliance.replica.folding import Folding, Rules, Unfolded
 from appliance.replica.intake import Admitted, Intake, Missing
 from appliance.replica.mark_records import load_marks
 from appliance.replica.marking import Marker
@@ -88,7 +88,8 @@ class Engine:
         )
         self.intake = Intake(self.identity.mesh, self.authority, self._marker, self._find, self.limits)
         self.documents = Documents(self._chunks, self.limits, lambda name: read_cache(self._view, name))
-        self._folding = Folding(self.identity.mesh, self.authority, self.documents, self._view, self.read)
+        rules = Rules(self.identity.mesh, self._verify, self.limits)
+        self._folding = Folding(rules, self.authority, self.documents, self._view, self.read)
         self._unwritten: list[Admitted] = []
         self._unfolded: dict[bytes, tuple[int, Admitted]] = {}
         self._spans: list[Span] = []

@@ -6,6 +6,7 @@ what older ones cannot read. This module only describes and parses; what an entr
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -13,17 +14,27 @@ import msgspec
 from appliance.core import canonical
 from appliance.core.errors import X0tError, error
 from appliance.core.limits import LIMITS, Limits
+from appliance.core.names import HOST_PORT
 from appliance.replica.batch import Hash
 from appliance.trust.grants import Role
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=LIMITS.text_bytes)]
 Note = Annotated[str, msgspec.Meta(max_length=LIMITS.text_bytes)]
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-_HOST = r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])"  # a name, IPv4, or IPv6 in brackets; no zone
-_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-PEER_URI = rf"^(?:tls|quic)://{_HOST}:{_PORT}\Z"
+PEER_URI = rf"^(?:tls|quic)://{HOST_PORT.pattern}\Z"
 PeerUri = Annotated[str, msgspec.Meta(max_length=LIMITS.text_bytes, pattern=PEER_URI)]
 SECRET_BYTES = 32
+
+
+class Action(StrEnum):
+    """What an approver decides about a node. To approve it is to certify it."""
+
+    BAN = "ban"
+    EVICT = "evict"
+    REJECT = "reject"
+    RESUME = "resume"
+    SUSPEND = "suspend"
+    UNBAN = "unban"
 
 
 class GrantEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="grant", gc=False):
@@ -104,10 +115,59 @@ class SecretEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
         return f"SecretEntry(epoch={self.epoch}, secret=***)"
 
 
+class TokenEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="token", gc=False):
+    """Publishes a signed token (COSE_Sign1, domain `x0t/token/1`), by its issuer. Its secret is in no entry."""
+
+    token: bytes
+    note: Note
+
+
+class RetireEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="retire", gc=False):
+    """Ends a token: who enrols with it after this is held back."""
+
+    token: Hash
+    reason: Note
+
+
+class EnrolEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="enrol", gc=False):
+    """A gateway's word that the holder of this token asked to be admitted: the signed token and the signed request."""
+
+    token: bytes
+    request: bytes
+
+
+class DecideEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="decide", gc=False):
+    """An approver's decision about a node; `rule` names the rule by which it was made, and is empty for a person."""
+
+    node: Hash
+    action: Action
+    reason: Note
+    rule: Note
+
+
+class CertifyEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="certify", gc=False):
+    """Publishes a node certificate (COSE_Sign1, domain `x0t/node-cert/1`), by the approver who signed it."""
+
+    certificate: bytes
+    rule: Note  # by which it was approved; empty for a person
+
+
 EntryBody = (
-    GrantEntry | RevokeEntry | ThawEntry | AnnounceEntry | ChangeEntry | CheckpointEntry | AttachEntry | SecretEntry
+    GrantEntry
+    | RevokeEntry
+    | ThawEntry
+    | AnnounceEntry
+    | ChangeEntry
+    | CheckpointEntry
+    | AttachEntry
+    | SecretEntry
+    | TokenEntry
+    | RetireEntry
+    | EnrolEntry
+    | DecideEntry
+    | CertifyEntry
 )
-AuthorityBody = GrantEntry | RevokeEntry | ThawEntry | CheckpointEntry
+AuthorityBody = GrantEntry | RevokeEntry | ThawEntry | CheckpointEntry | CertifyEntry
 
 BODIES: dict[str, type[EntryBody]] = {
     "grant": GrantEntry,
@@ -118,8 +178,13 @@ BODIES: dict[str, type[EntryBody]] = {
     "checkpoint": CheckpointEntry,
     "attach": AttachEntry,
     "secret": SecretEntry,
+    "token": TokenEntry,
+    "retire": RetireEntry,
+    "enrol": EnrolEntry,
+    "decide": DecideEntry,
+    "certify": CertifyEntry,
 }  # whoever adds a kind adds a step to the view's migrations: what was unknown before may have effect now
-AUTHORITY_KINDS = frozenset({"grant", "revoke", "thaw", "checkpoint"})
+AUTHORITY_KINDS = frozenset({"grant", "revoke", "thaw", "checkpoint", "certify"})
 
 
 def make(body: EntryBody) -> tuple[str, bytes]:

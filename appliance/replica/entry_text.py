@@ -12,23 +12,41 @@ import msgspec
 from appliance.core import canonical
 from appliance.core.clock import hlc_text
 from appliance.core.errors import X0tError
-from appliance.core.ids import BatchHash, ChangeHash, GrantId, MeshId, NodeId
+from appliance.core.ids import (
+    BatchHash,
+    CertificateId,
+    ChangeHash,
+    EnrolmentId,
+    GrantId,
+    MeshId,
+    NodeId,
+    TokenId,
+    node_id,
+)
 from appliance.core.prefix import address_text
 from appliance.core.yggdrasil import node_address
 from appliance.replica.change_codec import decode_change
 from appliance.replica.entries import (
     AnnounceEntry,
     AttachEntry,
+    CertifyEntry,
     ChangeEntry,
     CheckpointEntry,
+    DecideEntry,
+    EnrolEntry,
     EntryBody,
     GrantEntry,
+    RetireEntry,
     RevokeEntry,
     SecretEntry,
     ThawEntry,
+    TokenEntry,
     parse,
 )
+from appliance.trust.certificates import certificate_id, peek_certificate
+from appliance.trust.enrolment import enrolment_id, peek_request
 from appliance.trust.grants import grant_id, peek_grant
+from appliance.trust.tokens import peek_token, token_id
 
 _MASKED = "***"
 
@@ -45,7 +63,7 @@ def entry_json(kind: str, body: bytes) -> str:
     return msgspec.json.encode(shown).decode()
 
 
-def _known(entry: EntryBody) -> Mapping[str, Json]:
+def _known(entry: EntryBody) -> Mapping[str, Json]:  # noqa: PLR0911  # one for each kind
     match entry:
         case GrantEntry():
             return _grant(entry)
@@ -76,6 +94,8 @@ def _known(entry: EntryBody) -> Mapping[str, Json]:
             return {"epoch": entry.epoch, "secret": _MASKED}
         case ChangeEntry():
             return _change(entry)
+        case TokenEntry() | RetireEntry() | EnrolEntry() | DecideEntry() | CertifyEntry():
+            return _of_admission(entry)
         case CheckpointEntry():
             return {
                 "epoch": entry.epoch,
@@ -83,6 +103,27 @@ def _known(entry: EntryBody) -> Mapping[str, Json]:
                 "batches": entry.count,
                 "digest": entry.digest.hex(),
             }
+
+
+def _of_admission(
+    entry: TokenEntry | RetireEntry | EnrolEntry | DecideEntry | CertifyEntry,
+) -> Mapping[str, Json]:
+    match entry:
+        case TokenEntry():
+            return _token(entry)
+        case RetireEntry():
+            return {"token": str(TokenId(entry.token)), "reason": entry.reason}
+        case EnrolEntry():
+            return _enrolment(entry)
+        case DecideEntry():
+            return {
+                "node": str(NodeId(entry.node)),
+                "action": entry.action.value,
+                "reason": entry.reason,
+                "rule": entry.rule,
+            }
+        case CertifyEntry():
+            return _certificate(entry)
 
 
 def _grant(entry: GrantEntry) -> Mapping[str, Json]:
@@ -98,6 +139,59 @@ def _grant(entry: GrantEntry) -> Mapping[str, Json]:
         "not_before_ms": grant.not_before_ms,
         "not_after_ms": grant.not_after_ms,
         "parent": str(GrantId(grant.parent)) if grant.parent else None,
+    }
+
+
+def _token(entry: TokenEntry) -> Mapping[str, Json]:
+    token = peek_token(entry.token)
+    return {
+        "token": str(TokenId(token_id(entry.token))),
+        "issuer": str(NodeId(token.issuer)),
+        "grant": str(GrantId(token.grant)),
+        "gateways": [f"{NodeId(end.node)}@{end.address}" for end in token.endpoints],
+        "redeemer": str(NodeId(token.redeemer)) if token.redeemer else None,
+        "tags": list(token.tags),
+        "level": token.level,
+        "uses": token.uses,
+        "binding": f"{token.binding.kind}:{token.binding.digest.hex()}" if token.binding else None,
+        "not_before_ms": token.not_before_ms,
+        "not_after_ms": token.not_after_ms,
+        "note": entry.note,
+    }
+
+
+def _enrolment(entry: EnrolEntry) -> Mapping[str, Json]:
+    token, request = token_id(entry.token), peek_request(entry.request)
+    node = node_id(request.node_key)
+    return {
+        "enrolment": str(EnrolmentId(enrolment_id(token, node.raw))),
+        "token": str(TokenId(token)),
+        "node": str(node),
+        "name": request.name,
+        "address": address_text(node_address(request.mesh_key)),
+        "mesh_key": request.mesh_key.hex(),
+        "tunnel_key": request.tunnel_key.hex(),
+        "created_ms": request.created_ms,
+    }
+
+
+def _certificate(entry: CertifyEntry) -> Mapping[str, Json]:
+    held = peek_certificate(entry.certificate)
+    return {
+        "certificate": str(CertificateId(certificate_id(entry.certificate))),
+        "issuer": str(NodeId(held.issuer)),
+        "subject": str(NodeId(held.subject)),
+        "name": held.name,
+        "tags": list(held.tags),
+        "level": held.level,
+        "address": address_text(node_address(held.mesh_key)),
+        "mesh_key": held.mesh_key.hex(),
+        "tunnel_key": held.tunnel_key.hex(),
+        "not_before_ms": held.not_before_ms,
+        "not_after_ms": held.not_after_ms,
+        "grant": str(GrantId(held.parent)),
+        "enrolment": str(EnrolmentId(held.enrolment)) if held.enrolment else None,
+        "rule": entry.rule,
     }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from appliance.core.errors import X0tError, error
+from appliance.replica.admission_fold import AdmissionFold
 from appliance.replica.ancestry import Meta
 from appliance.replica.authority import Authority
 from appliance.replica.batch import SignedBatch
@@ -22,13 +23,18 @@ from appliance.replica.entries import (
     AnnounceEntry,
     AttachEntry,
     AuthorityBody,
+    CertifyEntry,
     ChangeEntry,
     CheckpointEntry,
+    DecideEntry,
+    EnrolEntry,
     EntryBody,
     GrantEntry,
+    RetireEntry,
     RevokeEntry,
     SecretEntry,
     ThawEntry,
+    TokenEntry,
     parse,
 )
 from appliance.replica.marks import Mark, Standing
@@ -79,8 +85,11 @@ Effects = dict[bytes, tuple[Effect, ...]]  # by batch hash
 class Fold:
     """Applies batches, one after another in fold order, to the state."""
 
-    def __init__(self, mesh: bytes, authority: Authority, documents: Documents, state: State) -> None:
+    def __init__(
+        self, mesh: bytes, authority: Authority, documents: Documents, state: State, admission: AdmissionFold
+    ) -> None:
         self._mesh = mesh
+        self._admission = admission
         self._authority = authority
         self._documents = documents
         self._state = state
@@ -142,9 +151,11 @@ class Fold:
                 return self._secret(meta, index, entry)
             case ChangeEntry():
                 return self._change(meta, index, entry)
-            case GrantEntry() | RevokeEntry() | ThawEntry() | CheckpointEntry():
+            case TokenEntry() | RetireEntry() | EnrolEntry() | DecideEntry():
+                return self._admission.take(meta, index, entry)
+            case GrantEntry() | RevokeEntry() | ThawEntry() | CheckpointEntry() | CertifyEntry():
                 mark = self._mark(meta, index, entry)
-                self._put_mark(mark)
+                self._put_mark(mark, entry)
                 return mark.reason if mark.standing is Standing.OUT else None
 
     def _announce(self, meta: Meta, entry: AnnounceEntry) -> str | None:
@@ -216,12 +227,15 @@ class Fold:
         mark.standing, mark.reason = Standing.OUT, void
         return mark
 
-    def _put_mark(self, mark: Mark) -> None:
-        meta, body, reason = mark.meta, mark.body, mark.reason if mark.standing is Standing.OUT else ""
+    def _put_mark(self, mark: Mark, body: AuthorityBody) -> None:
+        meta, reason = mark.meta, mark.reason if mark.standing is Standing.OUT else ""
         match body:
             case GrantEntry():
                 self._put_grant(mark, reason)
+            case CertifyEntry():
+                self._admission.certified(mark, body, reason)
             case RevokeEntry():
+                self._admission.revoked(body.target)
                 self._state.put(
                     RevocationRow(
                         batch=meta.hash,

@@ -3,7 +3,7 @@
 New batches behind everything that was folded are applied in order. One that lands in the past is put in its place in
 rows and journal, unless what it says moves what follows: then, or when standings change, what follows is taken back by
 the journal and applied again. So nobody makes others fold again by an old date alone. Rows that follow from the set of
-batches alone (values of documents, forked logs) are set at the end.
+batches alone (values of documents, forked logs, how nodes stand) are set at the end.
 """
 
 from __future__ import annotations
@@ -11,9 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
+from appliance.core.limits import LIMITS, Limits
+from appliance.replica.admission_fold import AdmissionFold
+from appliance.replica.admissions import Admissions
 from appliance.replica.ancestry import Branch, Meta
 from appliance.replica.authority import Authority, Span
-from appliance.replica.batch import SignedBatch
+from appliance.replica.batch import SignedBatch, Verify
 from appliance.replica.documents import Documents
 from appliance.replica.fold import Effects, Fold
 from appliance.replica.intake import Admitted
@@ -34,22 +39,38 @@ class Unfolded(NamedTuple):
     resettled: bool  # standings may have changed, and with them who is frozen
 
 
+class Rules(NamedTuple):
+    """What entries are judged by. `verify` is a provider's."""
+
+    mesh: bytes
+    verify: Verify
+    limits: Limits = LIMITS
+
+
 class Folding:
     """The fold of one replica. `read(arrival)` is the log."""
 
     def __init__(
-        self, mesh: bytes, authority: Authority, documents: Documents, view: View, read: Callable[[int], SignedBatch]
+        self,
+        rules: Rules,
+        authority: Authority,
+        documents: Documents,
+        view: View,
+        read: Callable[[int], SignedBatch],
     ) -> None:
         self._authority = authority
         self._documents = documents
         self._view = view
         self._read = read
-        self._fold = Fold(mesh, authority, documents, view)
+        self._admission = AdmissionFold(rules.mesh, authority, view, rules.verify, rules.limits)
+        self._admissions = Admissions(view, authority)
+        self._fold = Fold(rules.mesh, authority, documents, view, self._admission)
         self._last: Position = START
 
     def resume(self) -> None:
         """Go on behind what the view holds."""
         self._last = self._view.last_position()
+        self._admissions.load()
 
     def run(self, work: Unfolded) -> Effects:
         """Fold; returns the effects of the batches that are new."""
@@ -58,6 +79,7 @@ class Folding:
             self._index(work, pending)
             effects = self._apply(work, pending)
             self._derive({item.meta.author for _, item in pending}, everyone=work.resettled)
+            self._admit(effects)
             self._view.flush()
         if pending:
             self._last = max(self._last, pending[-1][1].meta.position)
@@ -111,6 +133,14 @@ class Folding:
             self._view.replace(DocumentRow, [(*name, key) for key in keys], rows)
         forked = [author for author in self._authority.forked_authors() if everyone or author in authors]
         self._view.replace(FrozenRow, [(author,) for author in forked], [self._frozen_row(author) for author in forked])
+
+    def _admit(self, effects: Effects) -> None:
+        """Settle who is admitted; what changed nothing there had no effect."""
+        for row in self._admissions.settle(self._admission.touched()):
+            if row.batch in effects:
+                of_batch = effects[row.batch]
+                changed = msgspec.structs.replace(of_batch[row.entry], reason=row.reason)
+                effects[row.batch] = (*of_batch[: row.entry], changed, *of_batch[row.entry + 1 :])
 
     def _frozen_row(self, author: bytes) -> FrozenRow:
         seq = self._authority.fork_seq(author) or 1

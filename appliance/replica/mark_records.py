@@ -14,7 +14,7 @@ from appliance.core.errors import error
 from appliance.replica.ancestry import Meta
 from appliance.replica.authority import Authority
 from appliance.replica.entries import AuthorityBody, parse
-from appliance.replica.marks import OPENED, Mark
+from appliance.replica.marks import CERTIFIED, OPENED, Mark, role_set, tag_set
 from appliance.trust.grants import Grant, Role
 
 MarkRow = tuple[bytes, int, bytes]  # batch hash, entry index, record
@@ -32,6 +32,8 @@ class _Record(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     grant_id: bytes = b""
     root: bool = False
     depth: int = 0
+    tags: tuple[str, ...] | None = None  # sorted, as `scope` is
+    scope: tuple[str, ...] = ()
 
 
 _decoder = msgspec.msgpack.Decoder(_Record)
@@ -75,12 +77,14 @@ def _record(mark: Mark, kind: str, body: bytes) -> _Record:
         grant_id=mark.grant_id,
         root=mark.root,
         depth=mark.depth,
+        tags=None if mark.tags is None else tuple(sorted(mark.tags)),
+        scope=tuple(sorted(mark.scope)),
     )
 
 
 def _body(record: _Record) -> AuthorityBody:
     if not record.kind or record.grant is not None:
-        return OPENED
+        return OPENED if record.tags is None else CERTIFIED
     body = parse(record.kind, record.body)
     if body is None or not isinstance(body, AuthorityBody):
         raise error("replica.corrupt", what="view", reason=f"a mark of the kind {record.kind}")
@@ -90,9 +94,11 @@ def _body(record: _Record) -> AuthorityBody:
 def _restore(
     mark: Mark, record: _Record, made: dict[tuple[bytes, int], Mark], find: Callable[[bytes], Meta | None]
 ) -> None:
-    mark.needs = frozenset(record.needs)
+    mark.needs = role_set(record.needs)
     mark.supports = tuple(made[key] for key in record.supports)
     mark.cut = find(record.cut) if record.cut is not None else None
     mark.keep = find(record.keep) if record.keep is not None else None
     mark.grant, mark.grant_id = record.grant, record.grant_id
     mark.root, mark.depth = record.root, record.depth
+    mark.tags = None if record.tags is None else tag_set(record.tags)
+    mark.scope = tag_set(record.scope)

@@ -13,8 +13,16 @@ from appliance.core.limits import LIMITS, Limits
 from appliance.replica.ancestry import Meta
 from appliance.replica.authority import Authority
 from appliance.replica.batch import Verify
-from appliance.replica.entries import AuthorityBody, CheckpointEntry, GrantEntry, RevokeEntry, ThawEntry
-from appliance.replica.marks import OPENED, STRONG, Mark
+from appliance.replica.entries import (
+    AuthorityBody,
+    CertifyEntry,
+    CheckpointEntry,
+    GrantEntry,
+    RevokeEntry,
+    ThawEntry,
+)
+from appliance.replica.marks import CERTIFIED, OPENED, STRONG, Mark, role_set, tag_set
+from appliance.trust.certificates import as_grant, certificate_id, certifies, open_certificate
 from appliance.trust.grants import Grant, Role, grant_id, narrows, open_grant, peek_grant
 
 Lookup = Callable[[bytes], Meta | None]
@@ -59,27 +67,43 @@ class Marker:
                 self._mark_revocation(mark, body, lookup)
             elif isinstance(body, ThawEntry):
                 self._mark_thaw(mark, body, lookup)
+            elif isinstance(body, CertifyEntry):
+                self._mark_certificate(mark, body)
             else:
                 self._mark_checkpoint(mark, body)
         except X0tError as err:
-            mark.void, mark.grant, mark.body = err.key, None, OPENED if isinstance(body, GrantEntry) else body
+            mark.void, mark.grant, mark.tags = err.key, None, None
         return mark
 
     def _mark_grant(self, mark: Mark, body: GrantEntry) -> None:
         grant = self._open(mark.meta, body.grant)
-        identity = grant_id(body.grant)
-        if any(
-            g.grant_id == identity and self._is_published(g, mark)
-            for g in self._authority.grants.get(grant.subject, ())
-        ):
-            raise error("grant.repeated")
-        mark.grant, mark.grant_id = grant, identity
+        mark.grant, mark.grant_id = grant, grant_id(body.grant)
         mark.body = OPENED  # the signed form is 5 KiB and stays in the log
+        if self._is_copy(mark):
+            raise error("grant.repeated")
         if grant.issuer == self._mesh:
             mark.root = True
             return
-        mark.needs = frozenset(grant.roles)
-        reason: X0tError = error("grant.issuer")
+        mark.needs = role_set(grant.roles)
+        self._rest_on_parents(mark, grant, lambda parent: narrows(grant, parent), error("grant.issuer"))
+        if mark.depth >= self._limits.grant_depth:
+            raise error("grant.depth", limit=self._limits.grant_depth)
+
+    def _mark_certificate(self, mark: Mark, body: CertifyEntry) -> None:
+        key = self._key_before(mark.meta)
+        if key is None:
+            raise error("certificate.issuer")
+        certificate = open_certificate(body.certificate, self._verify, key, self._limits)
+        mark.grant, mark.grant_id = as_grant(certificate), certificate_id(body.certificate)
+        mark.tags, mark.body = tag_set(certificate.tags), CERTIFIED
+        if self._is_copy(mark):
+            raise error("certificate.repeated")
+        mark.needs = role_set((Role.APPROVER,))
+        reason = error("certificate.issuer")
+        self._rest_on_parents(mark, mark.grant, lambda parent: certifies(certificate, parent), reason)
+
+    def _rest_on_parents(self, mark: Mark, grant: Grant, check: Callable[[Grant], None], reason: X0tError) -> None:
+        """Rest on the issuer's grants in the past that pass the check: more than one if it was published twice."""
         supports: list[Mark] = []
         for parent in self._authority.grants.get(grant.issuer, ()):
             if parent.grant is None or parent.void is not None or parent.grant_id != grant.parent:
@@ -87,7 +111,7 @@ class Marker:
             if not self._authority.precedes(parent, mark.meta) or not self._authority.in_time(parent, mark.meta):
                 continue
             try:
-                narrows(grant, parent.grant)
+                check(parent.grant)
             except X0tError as err:
                 reason = err
                 continue
@@ -96,8 +120,11 @@ class Marker:
             raise reason
         mark.supports = tuple(supports)
         mark.depth = 1 + min(parent.depth for parent in supports)
-        if mark.depth >= self._limits.grant_depth:
-            raise error("grant.depth", limit=self._limits.grant_depth)
+
+    def _is_copy(self, mark: Mark) -> bool:
+        """True if what a mark publishes was published before, in its past or its batch."""
+        published = self._authority.grants.get(mark.grant.subject, ()) if mark.grant is not None else ()
+        return any(other.grant_id == mark.grant_id and self._is_published(other, mark) for other in published)
 
     def _is_published(self, earlier: Mark, mark: Mark) -> bool:
         return earlier.meta.hash == mark.meta.hash or self._authority.ancestry.precedes(earlier.meta, mark.meta)
@@ -135,9 +162,23 @@ class Marker:
             raise error("revoke.repeated", limit=self._limits.revocations_per_target)
         held = [g for g in self._authority.grants.get(body.target, ()) if self._authority.precedes(g, mark.meta)]
         strong = any(g.grant is not None and not STRONG.isdisjoint(g.grant.roles) for g in held)
-        own = body.target == mark.meta.author
-        need = Role.OWNER if strong or self._supports(mark, Role.OWNER) else Role.ADMIN
-        self._rest_on(mark, Role.MEMBER if own else need)
+        if body.target == mark.meta.author:
+            self._rest_on(mark, Role.MEMBER)
+        elif strong or self._supports(mark, Role.OWNER):
+            self._rest_on(mark, Role.OWNER)
+        elif any(g.tags is None for g in held) or not held or self._supports(mark, Role.ADMIN):
+            self._rest_on(mark, Role.ADMIN)
+        else:
+            self._rest_on_approver(mark, frozenset().union(*(g.tags or () for g in held)))
+
+    def _rest_on_approver(self, mark: Mark, tags: frozenset[str]) -> None:
+        """An approver takes from a node that holds nothing but certificates what lies within its own scope."""
+        mark.needs = role_set((Role.APPROVER,))
+        mark.supports = self._supports(mark, Role.APPROVER) or self._supports(mark, Role.APPROVER, tags)
+        if not mark.supports:
+            raise error("grant.role", role=Role.APPROVER.value)
+        scopes = [frozenset(support.grant.scope) for support in mark.supports if support.grant is not None]
+        mark.scope = frozenset.intersection(*scopes)
 
     def _mark_thaw(self, mark: Mark, body: ThawEntry, lookup: Lookup) -> None:
         keep = lookup(body.keep)
@@ -154,15 +195,15 @@ class Marker:
         self._rest_on(mark, Role.OWNER)
 
     def _rest_on(self, mark: Mark, need: Role) -> None:
-        mark.needs = frozenset({need})
+        mark.needs = role_set((need,))
         mark.supports = self._supports(mark, need)
         if not mark.supports:
             raise error("grant.role", role=need.value)
 
-    def _supports(self, mark: Mark, need: Role) -> tuple[Mark, ...]:
-        """Grants in the past of the mark that give its author this role."""
+    def _supports(self, mark: Mark, need: Role, scope: frozenset[str] = frozenset()) -> tuple[Mark, ...]:
+        """Grants in the past of the mark that give its author this role over these tags (none: the whole mesh)."""
         return tuple(
             grant
             for grant in self._authority.grants.get(mark.meta.author, ())
-            if self._authority.entitles(grant, mark.meta, need) and self._authority.in_time(grant, mark.meta)
+            if self._authority.entitles(grant, mark.meta, need, scope) and self._authority.in_time(grant, mark.meta)
         )

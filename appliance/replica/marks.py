@@ -7,13 +7,19 @@ one. Only its standing can change later, when a revocation, a fork or a checkpoi
 from __future__ import annotations
 
 import enum
+from collections.abc import Set
+from functools import lru_cache
+from typing import Final
 
 from appliance.replica.ancestry import Meta
-from appliance.replica.entries import AuthorityBody, GrantEntry, RevokeEntry
+from appliance.replica.entries import AuthorityBody, CertifyEntry, GrantEntry, RevokeEntry
 from appliance.trust.grants import Grant, Role, implied_roles
 
 STRONG = frozenset({Role.OWNER, Role.ADMIN})  # only an owner takes these away
 OPENED = GrantEntry(grant=b"")  # stands for a signed grant, which is 5 KiB and stays in the log
+CERTIFIED = CertifyEntry(certificate=b"", rule="")  # stands for a node certificate, which is 8 KiB
+NO_ROLES: Final[frozenset[Role]] = frozenset()
+NO_TAGS: Final[frozenset[str]] = frozenset()
 Rank = tuple[int, int, bytes]
 Key = tuple[int, bytes, int]  # place of a mark in the fold: (hlc, batch hash, entry index)
 
@@ -31,7 +37,7 @@ class Mark:
 
     __slots__ = (
         "body", "cut", "depth", "grant", "grant_id", "in_force", "index", "keep", "meta", "needs", "reason", "root",
-        "standing", "stuck", "supports", "void",
+        "scope", "standing", "stuck", "supports", "tags", "void",
     )  # fmt: skip
 
     def __init__(self, meta: Meta, index: int, body: AuthorityBody) -> None:
@@ -39,11 +45,13 @@ class Mark:
         self.index = index
         self.body = body
         self.supports: tuple[Mark, ...] = ()  # grants in the causal past that entitle the author
-        self.needs: frozenset[Role] = frozenset()  # roles that a support must still give
+        self.needs: frozenset[Role] = NO_ROLES  # roles that a support must still give
         self.root = False  # a grant signed by the mesh authority itself needs no support
         self.void: str | None = None  # a reason that no later arrival can lift
-        self.grant: Grant | None = None
+        self.grant: Grant | None = None  # of a node certificate: what it gives, as a grant of `member`
         self.grant_id = b""
+        self.tags: frozenset[str] | None = None  # of a node certificate: those that it gives; else None
+        self.scope: frozenset[str] = NO_TAGS  # of an approver's revocation: tags that it reaches; empty: all nodes
         self.depth = 0  # of a grant: delegations between it and the authority
         self.cut: Meta | None = None  # of a revocation: last batch of the target that keeps its effect
         self.keep: Meta | None = None  # of a thaw: a batch on the branch that counts again
@@ -78,10 +86,34 @@ class Mark:
         """Of a revocation: its author was no owner, so it takes nothing that only an owner takes away."""
         return Role.ADMIN in self.needs
 
-    def roles_left(self, taken: frozenset[Role], *, weak: bool = False) -> frozenset[Role]:
-        """Roles that a grant still gives after a revocation of `taken` (empty: of all)."""
+    @property
+    def narrow(self) -> bool:
+        """Of a revocation: its author was an approver and no more, so it takes node certificates alone."""
+        return Role.APPROVER in self.needs
+
+    def roles_left(self, revocation: Mark) -> frozenset[Role]:
+        """Roles that a grant still gives after this revocation, if it does not answer it."""
         if self.grant is None:
             return frozenset()
         held = frozenset(self.grant.roles)
-        kept = held - taken if taken else frozenset()
-        return implied_roles(tuple(kept | (held & STRONG if weak else frozenset())))
+        if revocation.narrow and not (self.tags is not None and covers(revocation.scope, self.tags)):
+            return implied_roles(tuple(held))
+        kept = held - revocation.taken if revocation.taken else frozenset()
+        return implied_roles(tuple(kept | (held & STRONG if revocation.weak else frozenset())))
+
+
+@lru_cache(1024)
+def role_set(roles: tuple[Role, ...]) -> frozenset[Role]:
+    """The set of these: one object for all marks that have the same, for each takes 216 bytes."""
+    return frozenset(roles)
+
+
+@lru_cache(1024)
+def tag_set(tags: tuple[str, ...]) -> frozenset[str]:
+    """As `role_set`, of tags."""
+    return frozenset(tags)
+
+
+def covers(scope: Set[str], tags: Set[str]) -> bool:
+    """True if a right over this scope (empty: the whole mesh) reaches what has these tags (none: the whole mesh)."""
+    return not scope or (bool(tags) and tags <= scope)

@@ -14,10 +14,10 @@ import msgspec
 from appliance.core.clock import hlc_pack
 from appliance.core.errors import error
 from appliance.core.ids import NodeId, node_id
-from appliance.replica.ancestry import Meta
+from appliance.core.names import is_name, is_tag
 from appliance.replica.batch import Entry, Sign
 from appliance.replica.change_codec import Scalar
-from appliance.replica.document_kinds import DOCUMENTS, NAME_CHARS, NODES, TAG, Name, check_subnet
+from appliance.replica.document_kinds import DOCUMENTS, NODES, Name, check_subnet
 from appliance.replica.engine import Engine
 from appliance.replica.entries import (
     SECRET_BYTES,
@@ -26,16 +26,16 @@ from appliance.replica.entries import (
     ChangeEntry,
     CheckpointEntry,
     GrantEntry,
-    RevokeEntry,
     SecretEntry,
     ThawEntry,
     make,
     parse,
 )
 from appliance.replica.epochs import covered_digest
-from appliance.replica.marks import STRONG, Mark, Standing
-from appliance.replica.membership import secret
+from appliance.replica.marks import Mark, Standing
+from appliance.replica.membership import certified_tags, secret
 from appliance.replica.reports import Receipt
+from appliance.replica.revocations import Target, revocation
 from appliance.replica.rows import AttachmentRow
 from appliance.replica.service import Replica
 from appliance.trust.attachment import verify_attachment
@@ -100,7 +100,11 @@ class Operations:
 
     async def revoke(self, target: bytes, roles: Sequence[Role], reason: str) -> Receipt:
         """Take roles (none named: all) from a node; what it wrote up to now keeps its effect."""
-        return await self._replica.edit(lambda engine, _now_ms: [self._revoke(engine, target, roles, reason)])
+        return await self._replica.edit(
+            lambda engine, now_ms: [
+                revocation(engine, self._replica.node, Target(target, tuple(roles)), reason, now_ms)
+            ]
+        )
 
     async def set_tags(self, node: bytes, add: Sequence[str], remove: Sequence[str]) -> Receipt:
         """Change the tags of a node. Raises `tags.form` for what cannot be a tag."""
@@ -110,7 +114,7 @@ class Operations:
 
     async def set_name(self, node: bytes, name: str) -> Receipt:
         """Give a node the name by which people know it; empty takes it away. Raises `tags.name`."""
-        if len(name) > NAME_CHARS or not name.isprintable():
+        if name and not is_name(name):
             raise error("tags.name", name=name)
         self._demand(Role.ADMIN)
         return await self._replica.edit(lambda engine, now_ms: [self._name(engine, node, name, now_ms)])
@@ -173,43 +177,21 @@ class Operations:
             raise error("grant.widens", what=f"{wanted} from this node's own grants") if own else error("grant.role")
         return min(able, key=lambda mark: (mark.depth, -_held(mark).not_after_ms, mark.key))
 
-    def _revoke(self, engine: Engine, target: bytes, roles: Sequence[Role], reason: str) -> Entry:
-        held = [mark for mark in engine.authority.grants.get(target, ()) if mark.standing is Standing.IN]
-        if not held:
-            raise error("replica.not_found", what=f"grant of {NodeId(target)}")
-        strong = any(not STRONG.isdisjoint(_held(mark).roles) for mark in held)
-        if target != self._replica.node:
-            self._demand(Role.OWNER if strong else Role.ADMIN)
-        cut = self._cut(engine, target)
-        return make(
-            RevokeEntry(
-                target=target,
-                roles=tuple(sorted(set(roles))),
-                cut_seq=cut.seq if cut else 0,
-                cut_head=cut.hash if cut else None,
-                reason=reason[:256],
-            )
-        )
-
-    @staticmethod
-    def _cut(engine: Engine, target: bytes) -> Meta | None:
-        """The last batch of the target that counts: its head, or where its log is frozen the one before the fork."""
-        head = engine.authority.live_head(target)
-        fork = engine.authority.fork_seq(target)
-        if head is None or fork is None or not engine.authority.is_frozen(target):
-            return head
-        before = engine.view.at_seq(target, fork - 1)
-        return engine.intake.lookup(before[0]) if before else None
-
     def _tags(self, engine: Engine, node: bytes, add: Sequence[str], remove: Sequence[str], now_ms: int) -> Entry:
+        """Tags of its certificate count only while an admin gave the node none: so they are written down with ours."""
         prefix = f"{NodeId(node)}/tag/"
         held = engine.documents.values(NODES, prefix)
-        puts = {prefix + tag: True for tag in add if held.get(prefix + tag) is not True}
-        deletes = [prefix + tag for tag in remove if prefix + tag in held]
-        if not puts and not deletes:
+        certified = {prefix + tag for tag in certified_tags(engine, node)}
+        now = held.keys() or certified
+        wanted = (now | {prefix + tag for tag in add}) - {prefix + tag for tag in remove}
+        if wanted == now:
             raise error("tags.unchanged", node=str(NodeId(node)))
-        if len(held) + len(puts) - len(deletes) > engine.limits.tags_per_node:
+        if certified and not wanted:
+            raise error("tags.certificate", node=str(NodeId(node)))
+        if len(wanted) > engine.limits.tags_per_node:
             raise error("tags.limit", limit=engine.limits.tags_per_node)
+        puts = dict.fromkeys(sorted(wanted - held.keys()), True)
+        deletes = sorted(held.keys() - wanted)
         return self._change(engine, NODES, puts, deletes, now_ms)
 
     def _subnets(self, engine: Engine, node: bytes, add: Sequence[str], remove: Sequence[str], now_ms: int) -> Entry:
@@ -264,7 +246,7 @@ class Operations:
 
 def _demand_tags(texts: Sequence[str]) -> None:
     for text in texts:
-        if TAG.fullmatch(text) is None:
+        if not is_tag(text):
             raise error("tags.form", tag=text)
 
 

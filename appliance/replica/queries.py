@@ -6,11 +6,12 @@ The functions take an engine and run on the writer's thread, where no fold is ha
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import msgspec
 
-from appliance.core.errors import X0tError, error
-from appliance.core.ids import BatchHash, NodeId
+from appliance.core.errors import ERRORS, X0tError, error
+from appliance.core.ids import BatchHash, NodeId, TokenId
 from appliance.replica.batch import short
 from appliance.replica.change_codec import Change, decode_change
 from appliance.replica.document_kinds import Name
@@ -19,13 +20,14 @@ from appliance.replica.entries import ChangeEntry, parse
 from appliance.replica.entry_text import entry_json
 from appliance.replica.fold import REASONS
 from appliance.replica.history import DocumentChange, History
-from appliance.replica.membership import members, names, network, nodes, tags
+from appliance.replica.membership import admission_rows, members, names, network, nodes
 from appliance.replica.reports import BatchView, ConflictView, EntryView, LogLine, NetworkView, NodeView, Status
 from appliance.replica.rows import (
     TABLES,
     ChangeRow,
     FrozenRow,
     GrantRow,
+    IdleRow,
     NodeRow,
     NoEffectRow,
     RevocationRow,
@@ -33,6 +35,7 @@ from appliance.replica.rows import (
 )
 from appliance.replica.service import Replica
 from appliance.replica.stores import Indexed, View
+from appliance.replica.token_settlement import SPENT
 
 LIMIT = 1_000  # rows of one answer where the caller names no limit
 NEWEST = 1 << 62  # above any arrival number
@@ -104,7 +107,13 @@ def hash_range(text: str) -> tuple[bytes, bytes]:
 
 def no_effect(engine: Engine, limit: int) -> list[NoEffectRow]:
     """Entries that are kept and have no effect, the last in the fold first."""
-    return engine.view.without_effect(limit)
+    idle = (
+        NoEffectRow(row.batch, row.entry, row.author, row.seq, row.hlc, row.kind, row.reason)
+        for row in engine.view.rows(IdleRow)
+        if isinstance(row, IdleRow)
+    )
+    found = [*engine.view.without_effect(limit), *idle]
+    return sorted(found, key=lambda row: (row.hlc, row.batch, -row.entry), reverse=True)[:limit]
 
 
 def grants(engine: Engine, now_ms: int) -> list[GrantRow]:
@@ -131,7 +140,10 @@ def read_change(engine: Engine, row: ChangeRow) -> tuple[bytes, Change]:
 
 
 def conflicts(engine: Engine, own: bytes) -> list[ConflictView]:
-    """What does not agree: document keys with rivals, forked logs, revocations that lost. `own`: this node's id."""
+    """What does not agree: document keys with rivals, forked logs, revocations that lost, tokens that were overdrawn.
+
+    `own`: this node's id.
+    """
     view = engine.view
     values = [
         ConflictView("value", f"{row.document} {row.key}", row.value, row.rivals, VALUE_REASON)
@@ -139,7 +151,20 @@ def conflicts(engine: Engine, own: bytes) -> list[ConflictView]:
     ]
     forks = [_fork(row, engine, own) for row in view.rows(FrozenRow) if isinstance(row, FrozenRow)]
     lost = [_lost(row, engine) for row in view.rows(RevocationRow) if isinstance(row, RevocationRow) and row.reason]
-    return [*values, *forks, *lost]
+    return [*values, *forks, *lost, *_overdrawn(engine)]
+
+
+def _overdrawn(engine: Engine) -> Iterator[ConflictView]:
+    """Nodes that are held back because others had used their token up, mostly on another island."""
+    for row in admission_rows(engine).values():
+        if row.reason == SPENT and row.token is not None and row.winner is not None:
+            yield ConflictView(
+                kind="token",
+                subject=str(TokenId(row.token)),
+                winner=str(NodeId(row.winner)),
+                losers=(str(NodeId(row.node)),),
+                reason=ERRORS[SPENT].message,
+            )
 
 
 def _fork(row: FrozenRow, engine: Engine, own: bytes) -> ConflictView:
@@ -193,9 +218,10 @@ def _line(engine: Engine, indexed: Indexed) -> tuple[LogLine, BatchView]:
 def _whole(engine: Engine, indexed: Indexed) -> BatchView:
     _, view = _line(engine, indexed)
     entries = engine.read(indexed.arrival).batch.entries
-    rows = [engine.view.get(NoEffectRow, indexed.meta.hash, index) for index in range(len(entries))]
+    places = [(indexed.meta.hash, index) for index in range(len(entries))]
+    rows = [engine.view.get(NoEffectRow, *place) or engine.view.get(IdleRow, *place) for place in places]
     shown = tuple(
-        EntryView(index, kind, entry_json(kind, body), row.reason if isinstance(row, NoEffectRow) else None)
+        EntryView(index, kind, entry_json(kind, body), row.reason if isinstance(row, NoEffectRow | IdleRow) else None)
         for index, ((kind, body), row) in enumerate(zip(entries, rows, strict=True))
     )
     return msgspec.structs.replace(view, entries=shown)
@@ -242,10 +268,6 @@ class Queries:
         """Every node that the mesh knows, with its roles in force."""
         return await self._replica.run(lambda engine: members(engine, self._replica.now_ms()))
 
-    async def tags(self) -> dict[bytes, tuple[str, ...]]:
-        """Tags by node."""
-        return await self._replica.run(tags)
-
     async def names(self) -> dict[bytes, str]:
         """Names that an admin gave, by node."""
         return await self._replica.run(names)
@@ -280,7 +302,7 @@ class Queries:
             vector=vector,
             parked=len(engine.parking),
             refused=dict(sorted(engine.refused.items())),
-            no_effect=view.count(NoEffectRow),
+            no_effect=view.count(NoEffectRow) + view.count(IdleRow),
             frozen=tuple(author for author in authority.forked_authors() if authority.is_frozen(author)),
             epoch=engine.authority.epoch(),
             log_bytes=engine.log.size_bytes(),

@@ -84,9 +84,12 @@ class BatchView(msgspec.Struct, frozen=True):
 
 
 class ConflictView(msgspec.Struct, frozen=True):
-    """Something that people should look at: a value that won over others, a forked log, a revocation that lost."""
+    """Something that people should look at: a value, a forked log, a revocation that lost, a token that was overdrawn.
 
-    kind: str  # "value", "fork" or "revocation"
+    Of a token the winner took the last use, and the loser is held back.
+    """
+
+    kind: str  # "value", "fork", "revocation" or "token"
     subject: str
     winner: str
     losers: tuple[str, ...]
@@ -104,6 +107,7 @@ class NodeView(msgspec.Struct, frozen=True):
     software: str
     frozen: bool
     subnets: tuple[str, ...] = ()
+    state: str = ""  # of a node that asked to be admitted: see admission_states; its certificate may have ended
 
 
 class NetworkView(msgspec.Struct, frozen=True):

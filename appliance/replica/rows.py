@@ -82,6 +82,99 @@ class CheckpointRow(Row, frozen=True):
     reason: str
 
 
+class TokenRow(Row, frozen=True):
+    """A published token. `state` of a token follows from this, the enrolments with it, and the time."""
+
+    TABLE: ClassVar[str] = "tokens"
+    KEY: ClassVar[int] = 2
+    batch: bytes
+    entry: int
+    token: bytes  # its id
+    issuer: bytes
+    grant_id: bytes  # of the issuer, on which it rests
+    tags: tuple[str, ...]
+    level: str
+    uses: int
+    redeemer: bytes | None
+    not_before_ms: int
+    not_after_ms: int
+    note: str
+    hlc: int
+
+
+class RetirementRow(Row, frozen=True):
+    """An approver's word that a token has ended. It reaches tokens whose tags lie within `scope` (none: all)."""
+
+    TABLE: ClassVar[str] = "retirements"
+    KEY: ClassVar[int] = 2
+    batch: bytes
+    entry: int
+    token: bytes
+    author: bytes
+    scope: tuple[str, ...]
+    note: str
+    hlc: int
+
+
+class EnrolmentRow(Row, frozen=True):
+    """A gateway's word that a node asked with a token. Of several for one node and token the first counts."""
+
+    TABLE: ClassVar[str] = "enrolments"
+    KEY: ClassVar[int] = 2
+    batch: bytes
+    entry: int
+    token: bytes
+    node: bytes
+    gateway: bytes
+    issuer: bytes  # of the token, as what follows
+    grant_id: bytes
+    tags: tuple[str, ...]
+    level: str
+    uses: int
+    name: str  # that the node gives itself
+    hlc: int
+
+
+class DecisionRow(Row, frozen=True):
+    """A decision of an approver, who may decide about nodes whose tags lie within `scope` (none: about all)."""
+
+    TABLE: ClassVar[str] = "decisions"
+    KEY: ClassVar[int] = 2
+    batch: bytes
+    entry: int
+    node: bytes
+    action: str
+    author: bytes
+    scope: tuple[str, ...]
+    note: str
+    rule: str
+    hlc: int
+
+
+class CertificateRow(Row, frozen=True):
+    """A published node certificate. `reason` is empty while it has effect; which one counts, its node's state says."""
+
+    TABLE: ClassVar[str] = "certificates"
+    KEY: ClassVar[int] = 2
+    batch: bytes
+    entry: int
+    certificate: bytes  # its id
+    subject: bytes
+    issuer: bytes
+    parent: bytes  # id of the issuer's grant
+    enrolment: bytes | None
+    mesh_key: bytes
+    tunnel_key: bytes
+    name: str
+    tags: tuple[str, ...]
+    level: str
+    not_before_ms: int
+    not_after_ms: int
+    rule: str
+    hlc: int
+    reason: str
+
+
 class NodeRow(Row, frozen=True):
     """The latest of what a member said of itself."""
 
@@ -173,6 +266,53 @@ class DocumentRow(Row, frozen=True):
     rivals: tuple[str, ...]  # JSON texts other than the winner, sorted; each once
 
 
+class AdmissionRow(Row, frozen=True):
+    """How a node stands with the mesh, by all that has effect; a node that nobody admitted by these means has none."""
+
+    TABLE: ClassVar[str] = "admissions"
+    KEY: ClassVar[int] = 1
+    node: bytes
+    state: str  # a State of admission_states, as it is shown
+    since_hlc: int
+    reason: str  # an error key, where the mesh itself held the node back
+    note: str  # what the one who decided wrote
+    rule: str  # by which it was decided; empty for a person
+    actor: bytes  # who brought the node to this state
+    token: bytes | None  # with which it asked, and what comes of the two
+    enrolment: bytes | None
+    tags: tuple[str, ...]  # of its last certificate, or of the token
+    level: str
+    certificate_batch: bytes | None  # the certificate that counts, or will once the node is not suspended
+    certificate_entry: int | None
+    winner: bytes | None  # who has what this node did not get
+
+
+class SurplusRow(Row, frozen=True):
+    """An enrolment that its token does not carry: it was spent, had ended, or was not its issuer's to give."""
+
+    TABLE: ClassVar[str] = "surplus"
+    KEY: ClassVar[int] = 2
+    token: bytes
+    node: bytes
+    reason: str  # an error key
+    winner: bytes | None
+
+
+class IdleRow(Row, frozen=True):
+    """An entry that is sound by itself and changed nothing, because of how its node stood at that place in the fold."""
+
+    TABLE: ClassVar[str] = "idle"
+    KEY: ClassVar[int] = 2
+    batch: bytes
+    entry: int
+    node: bytes
+    author: bytes
+    seq: int
+    hlc: int
+    kind: str
+    reason: str
+
+
 FOLDED: tuple[type[Row], ...] = (
     GrantRow,
     RevocationRow,
@@ -181,9 +321,14 @@ FOLDED: tuple[type[Row], ...] = (
     NodeRow,
     AttachmentRow,
     SecretRow,
+    TokenRow,
+    RetirementRow,
+    EnrolmentRow,
+    DecisionRow,
+    CertificateRow,
     ChangeRow,
     NoEffectRow,
 )
 LATEST: tuple[type[Row], ...] = (NodeRow, AttachmentRow)  # of each key the last in the fold stays, whatever came before
-DERIVED: tuple[type[Row], ...] = (FrozenRow, DocumentRow)
+DERIVED: tuple[type[Row], ...] = (FrozenRow, DocumentRow, AdmissionRow, SurplusRow, IdleRow)
 TABLES = FOLDED + DERIVED

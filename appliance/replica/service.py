@@ -62,7 +62,7 @@ class Replica:
         self.vector = Vector()
         self.now_ms = writer.now_ms
         self._me = writer
-        self._verify = verify
+        self.verify = verify
         self._queue: deque[Request[object]] = deque()
         self._wake = threading.Condition()
         self._in_work: set[Request[object]] = set()
@@ -342,7 +342,7 @@ class Replica:
                 refused.append((None, err.key))
                 continue
             key = self.engine.key_of(signed.batch.author)
-            if key is not None and not verify_batch(signed, key, self._verify):
+            if key is not None and not verify_batch(signed, key, self.verify):
                 refused.append((signed.hash, "batch.signature"))
             else:
                 checked.append((signed, key is not None))

@@ -153,7 +153,7 @@ class Standings:
                 continue
             if self.ancestry.within(meta, revocation.cut) or self._answers(grant, revocation):
                 continue
-            if needs <= grant.roles_left(revocation.taken, weak=revocation.weak):
+            if needs <= grant.roles_left(revocation):
                 continue
             why: list[Mark] = []
             shielded = self._shielded(meta, revocation, why)

@@ -20,6 +20,24 @@ LOG: tuple[str, ...] = (
     """,
 )
 
+_EMPTIED_1 = """
+    DELETE FROM branches;
+    DELETE FROM batches;
+    DELETE FROM late;
+    DELETE FROM marks;
+    DELETE FROM undo;
+    DELETE FROM grants;
+    DELETE FROM revocations;
+    DELETE FROM thaws;
+    DELETE FROM checkpoints;
+    DELETE FROM nodes;
+    DELETE FROM document_changes;
+    DELETE FROM document_caches;
+    DELETE FROM no_effect;
+    DELETE FROM frozen;
+    DELETE FROM document_values;
+"""  # all that schema 1 of the view had
+
 VIEW: tuple[str, ...] = (
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -80,21 +98,50 @@ VIEW: tuple[str, ...] = (
         epoch INTEGER, batch BLOB, entry INTEGER, author BLOB NOT NULL, secret BLOB NOT NULL,
         PRIMARY KEY (epoch, batch, entry)) WITHOUT ROWID;
     CREATE INDEX undo_attachments ON undo (key, hlc, hash) WHERE tbl = 'attachments';
-    DELETE FROM branches;
-    DELETE FROM batches;
-    DELETE FROM late;
-    DELETE FROM marks;
-    DELETE FROM undo;
-    DELETE FROM grants;
-    DELETE FROM revocations;
-    DELETE FROM thaws;
-    DELETE FROM checkpoints;
-    DELETE FROM nodes;
-    DELETE FROM document_changes;
-    DELETE FROM document_caches;
-    DELETE FROM no_effect;
-    DELETE FROM frozen;
-    DELETE FROM document_values;
+    """
+    + _EMPTIED_1,
+    # Admission: tokens, enrolments, decisions and node certificates, and what follows from them.
+    _EMPTIED_1
+    + """
+    DELETE FROM attachments;
+    DELETE FROM secrets;
+    CREATE TABLE tokens (
+        batch BLOB, entry INTEGER, token BLOB NOT NULL, issuer BLOB NOT NULL, grant_id BLOB NOT NULL,
+        tags TEXT NOT NULL, level TEXT NOT NULL, uses INTEGER NOT NULL, redeemer BLOB, not_before_ms INTEGER NOT NULL,
+        not_after_ms INTEGER NOT NULL, note TEXT NOT NULL, hlc INTEGER NOT NULL, PRIMARY KEY (batch, entry)
+        ) WITHOUT ROWID;
+    CREATE INDEX tokens_token ON tokens (token);
+    CREATE INDEX tokens_issuer ON tokens (issuer);
+    CREATE TABLE retirements (
+        batch BLOB, entry INTEGER, token BLOB NOT NULL, author BLOB NOT NULL, scope TEXT NOT NULL, note TEXT NOT NULL,
+        hlc INTEGER NOT NULL, PRIMARY KEY (batch, entry)) WITHOUT ROWID;
+    CREATE INDEX retirements_token ON retirements (token);
+    CREATE TABLE enrolments (
+        batch BLOB, entry INTEGER, token BLOB NOT NULL, node BLOB NOT NULL, gateway BLOB NOT NULL, issuer BLOB NOT NULL,
+        grant_id BLOB NOT NULL, tags TEXT NOT NULL, level TEXT NOT NULL, uses INTEGER NOT NULL, name TEXT NOT NULL,
+        hlc INTEGER NOT NULL, PRIMARY KEY (batch, entry)) WITHOUT ROWID;
+    CREATE INDEX enrolments_token ON enrolments (token, node);
+    CREATE INDEX enrolments_node ON enrolments (node);
+    CREATE INDEX enrolments_issuer ON enrolments (issuer, token);
+    CREATE TABLE decisions (
+        batch BLOB, entry INTEGER, node BLOB NOT NULL, action TEXT NOT NULL, author BLOB NOT NULL, scope TEXT NOT NULL,
+        note TEXT NOT NULL, rule TEXT NOT NULL, hlc INTEGER NOT NULL, PRIMARY KEY (batch, entry)) WITHOUT ROWID;
+    CREATE INDEX decisions_node ON decisions (node);
+    CREATE TABLE certificates (
+        batch BLOB, entry INTEGER, certificate BLOB NOT NULL, subject BLOB NOT NULL, issuer BLOB NOT NULL,
+        parent BLOB NOT NULL, enrolment BLOB, mesh_key BLOB NOT NULL, tunnel_key BLOB NOT NULL, name TEXT NOT NULL,
+        tags TEXT NOT NULL, level TEXT NOT NULL, not_before_ms INTEGER NOT NULL, not_after_ms INTEGER NOT NULL,
+        rule TEXT NOT NULL, hlc INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (batch, entry)) WITHOUT ROWID;
+    CREATE TABLE admissions (
+        node BLOB PRIMARY KEY, state TEXT NOT NULL, since_hlc INTEGER NOT NULL, reason TEXT NOT NULL,
+        note TEXT NOT NULL, rule TEXT NOT NULL, actor BLOB NOT NULL, token BLOB, enrolment BLOB, tags TEXT NOT NULL,
+        level TEXT NOT NULL, certificate_batch BLOB, certificate_entry INTEGER, winner BLOB) WITHOUT ROWID;
+    CREATE TABLE surplus (
+        token BLOB, node BLOB, reason TEXT NOT NULL, winner BLOB, PRIMARY KEY (token, node)) WITHOUT ROWID;
+    CREATE TABLE idle (
+        batch BLOB, entry INTEGER, node BLOB NOT NULL, author BLOB NOT NULL, seq INTEGER NOT NULL, hlc INTEGER NOT NULL,
+        kind TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (batch, entry)) WITHOUT ROWID;
+    CREATE INDEX idle_node ON idle (node);
     """,
 )
 

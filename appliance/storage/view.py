@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 import msgspec
@@ -18,6 +19,9 @@ from appliance.replica.rows import DERIVED, LATEST, TABLES, ChangeRow, DocumentR
 from appliance.replica.stores import START, Position, Value
 from appliance.storage.index import IndexStore
 from appliance.storage.migrations import VIEW, open_database, storage_error, transaction
+
+R = TypeVar("R", bound=Row)
+TUPLES = frozenset({"endpoints", "rivals", "roles", "scope", "tags", "uris"})  # columns that hold a JSON array
 
 
 class _Table:
@@ -34,9 +38,7 @@ class _Table:
         self.delete = f"DELETE FROM {row.TABLE} WHERE {where}"
         self.all = f"SELECT {columns} FROM {row.TABLE}"
         self.dump = f"{self.all} ORDER BY {', '.join(str(n + 1) for n in range(row.KEY))}"
-        self.tuples = [
-            number for number, name in enumerate(fields) if name in {"roles", "scope", "endpoints", "uris", "rivals"}
-        ]
+        self.tuples = [number for number, name in enumerate(fields) if name in TUPLES]
 
     def values(self, row: Row) -> tuple[Value, ...]:
         values = list(msgspec.structs.astuple(row))
@@ -200,6 +202,16 @@ class ViewStore(IndexStore):
         for values in self._rows(table.dump):
             yield table.record(values)
 
+    def select(self, row: type[R], column: str, value: Value) -> list[R]:
+        """Rows of a table with this value in one of its columns, in key order."""
+        table = _TABLES[row.TABLE]
+        order = ", ".join(str(number + 1) for number in range(table.key))
+        return [
+            found
+            for values in self._rows(f'{table.all} WHERE "{column}" = ? ORDER BY {order}', (value,))
+            if isinstance(found := table.record(values), row)
+        ]
+
     def dump(self, row: type[Row]) -> Iterator[tuple[Value, ...]]:
         """Raw column values of a table in key order: what two replicas compare."""
         return self._rows(_TABLES[row.TABLE].dump)
@@ -212,6 +224,10 @@ class ViewStore(IndexStore):
         """Entries that are kept and have no effect, the last in the fold first."""
         query = f"{_TABLES[NoEffectRow.TABLE].all} ORDER BY hlc DESC, batch DESC, entry LIMIT ?"
         return [NoEffectRow(*values) for values in self._rows(query, (limit,))]
+
+    def enrolled(self, token: bytes) -> int:
+        """Number of nodes that enrolled with a token."""
+        return int(next(self._rows("SELECT count(DISTINCT node) FROM enrolments WHERE token = ?", (token,)))[0])
 
     def contested(self) -> list[DocumentRow]:
         """Document keys whose value won over others, in key order."""

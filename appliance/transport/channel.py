@@ -274,7 +274,7 @@ class PqChannel(ssl.SSLObject):
         """The protocol version as text."""
         return self._connection.get_protocol_version_name()
 
-    def get_channel_binding(self, cb_type: str = "tls-exporter") -> bytes | None:
+    def get_channel_binding(self, cb_type: str = "tls-exporter") -> bytes:
         """RFC 9266: 32 bytes that only the two ends of this channel know."""
         if cb_type != "tls-exporter":
             raise ValueError("TLS 1.3 binds channels by tls-exporter only")

@@ -33,7 +33,7 @@ from appliance.transport.certificates import Credentials
 from appliance.transport.channel import PqChannel, TlsFailure
 from appliance.transport.peers import Permitted, Verdict
 from appliance.transport.pqtls import PqContext
-from appliance.transport.stream import REFUSAL_HEADER, SYNC_PATH, Stream, WebSocketStream
+from appliance.transport.stream import REFUSAL_HEADER, SYNC_PATH, BoundStream, WebSocketStream, Wire
 
 
 class Dialler:
@@ -44,7 +44,7 @@ class Dialler:
         self._permitted = permitted
         self._limits = limits
 
-    async def open(self, address: Address, expected: bytes | None = None, path: str = SYNC_PATH) -> Stream:
+    async def open(self, address: Address, expected: bytes | None = None, path: str = SYNC_PATH) -> BoundStream:
         """A stream to the node *expected* (a node id; None: any permitted one) within `Limits.handshake_s`.
 
         Raises keys of `tls.*`: our refusals by their own keys, those of the peer as `tls.refused` or
@@ -58,6 +58,7 @@ class Dialler:
             channel = socket.get_extra_info("ssl_object")
             if not isinstance(channel, PqChannel) or channel.peer is None:  # gone again already
                 raise error("stream.cut", reason="the peer left at once")
+            wire = Wire(socket, channel.peer, channel.get_channel_binding(), session.close)
         except BaseException as err:
             await session.close()
             if isinstance(err, TimeoutError):
@@ -65,7 +66,7 @@ class Dialler:
             if isinstance(err, ClientError | OSError | ValueError):  # ValueError: no host can have such a name
                 raise _explained(err, address) from err
             raise
-        return WebSocketStream(socket, channel.peer, self._limits, session.close)
+        return WebSocketStream(wire, self._limits, self._limits.sync_frame_bytes)
 
     async def _connect(self, session: ClientSession, address: Address, path: str) -> ClientWebSocketResponse[bool]:
         return await session.ws_connect(

@@ -1,7 +1,7 @@
 """What stands between a finished handshake and the HTTP server: nothing passes before the peer was let in.
 
-It holds back what the peer sends early, hands it to the server on admission and drops it on refusal. It never
-decides who comes in.
+It holds back what the peer sends early, hands it to the server on admission and drops it on refusal. Of a guest it
+looks at the first line before it hands on anything. It never decides who comes in.
 """
 
 from __future__ import annotations
@@ -35,13 +35,30 @@ class Gate(asyncio.Protocol):
             server.data_received(bytes(self._early))
         self._early = None
 
+    async def opens_with(self, line: bytes, patience_s: float) -> bool:
+        """True if the first bytes of the peer are *line*; it has so long to send them."""
+        try:
+            async with asyncio.timeout(patience_s):
+                while self._early is not None and not self.lost.is_set():
+                    head = bytes(self._early[: len(line)])
+                    if head == line:
+                        return True
+                    if not line.startswith(head):
+                        return False
+                    self._heard.clear()
+                    await self._heard.wait()
+        except TimeoutError:
+            pass
+        return False
+
     async def refuse(self, transport: asyncio.Transport, refusal: X0tError, patience_s: float) -> None:
         """Answer the first request, whatever it is, with the problem of *refusal* (RFC 9457), and close.
 
         Waits for the request because a client that has not asked yet would miss the answer.
         """
+        if not self._early:
+            await _within(self._heard, patience_s)
         self._early = None
-        await _within(self._heard, patience_s)
         transport.write(_answer(refusal))
         transport.close()
         await _within(self.lost, patience_s)

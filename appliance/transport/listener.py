@@ -2,8 +2,10 @@
 
 No request of a peer is read before the peer is known and let in; every refusal is counted under its key and,
 where TLS got that far, said to the peer. Strangers never use up the places of members: handshakes under way
-have a bound of their own, and the oldest of the most crowded host makes room for the newest. It never learns what
-a stream carries.
+have a bound of their own, and the oldest of the most crowded host makes room for the newest. One route may be open to
+guests, who are no members: a guest that asks for anything else is refused like every stranger, before its request is
+read, and whom it is served to is a server of its own that knows no other route (see `guests`). It never learns what a
+stream carries.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from aiohttp import web
 
@@ -20,14 +22,22 @@ from appliance.core.limits import Limits
 from appliance.transport.certificates import Credentials
 from appliance.transport.channel import PqChannel, TlsFailure
 from appliance.transport.gate import Gate
+from appliance.transport.guests import Guest, GuestHandler, Guests
 from appliance.transport.peers import PeerIdentity, Permitted, Verdict
+from appliance.transport.server import Bounds, Server
 from appliance.transport.stream import Stream, WebSocketStream
 
 _BACKLOG: Final = 128  # connections that the kernel holds until the loop takes them
-_HANDLERS_S: Final = 0.25  # for handlers to end once their streams are closed, and again once cancelled
 _TLS_ONLY: Final = b"HTTP/1.1 400 Bad Request\r\nX0t-Refusal: tls.plain\r\nConnection: close\r\n\r\n"
 
 Contain = Callable[[str, Awaitable[None]], Awaitable[None]]  # (what, work): a fault of ours is raised as an X0tError
+
+
+class Door(NamedTuple):
+    """The route that is open to guests."""
+
+    line: bytes  # how a request for it begins
+    welcome: Permitted  # says whether a node may come as a guest now
 
 
 class StreamHandler(Protocol):
@@ -41,14 +51,6 @@ class StreamHandler(Protocol):
 async def uncontained(_what: str, work: Awaitable[None]) -> None:
     """Lets a fault end the listener: for tests, where it must be seen."""
     await work
-
-
-def peer_of(request: web.BaseRequest) -> PeerIdentity:
-    """Who sent *request*; for the handlers of further routes."""
-    channel = request.get_extra_info("ssl_object")
-    if not isinstance(channel, PqChannel) or channel.peer is None:
-        raise error("stream.cut", reason="the peer left")
-    return channel.peer
 
 
 class Listener:
@@ -65,38 +67,44 @@ class Listener:
         self._permitted = permitted
         self._limits = limits
         self._contain = contain
-        self._verdict = Verdict(permitted, credentials.now_ms)
-        self._app = web.Application()
-        self._app.on_shutdown.append(self._leave_streams)
-        self._runner = web.AppRunner(
-            self._app,
-            access_log=None,
-            shutdown_timeout=_HANDLERS_S,
-            keepalive_timeout=limits.heartbeat_s,  # for the head of a request, the first one too
-        )
+        self._verdict = Verdict(self._may_speak, credentials.now_ms)
+        self._members = Server(limits, Bounds(limits.heartbeat_s, limits.sync_frame_bytes))
+        self._visitors = Server(limits, Bounds(limits.guest_s, limits.guest_message_bytes, limits.guest_frames))
+        self._door: Door | None = None
+        self._guests = Guests(limits, self.refusals)
         self._tasks: asyncio.TaskGroup | None = None
         self._server: asyncio.Server | None = None
         self._newcomers: dict[asyncio.Task[None], str] = {}  # in order of arrival, with the host of each
         self._admitted: dict[Gate, PeerIdentity] = {}
-        self._streams: set[WebSocketStream] = set()
 
     # ---- what the caller does
 
     def mount(self, path: str, handler: StreamHandler) -> None:
         """Serve streams at *path*."""
 
-        async def serve(request: web.Request) -> web.StreamResponse:
-            return await self._serve_stream(request, handler)
+        async def serve(stream: WebSocketStream, _host: str) -> None:
+            await handler.handle(stream.peer, stream)
 
-        self._app.router.add_get(path, serve)
+        self._members.mount(path, serve)
+
+    def open_to_guests(self, path: str, handler: GuestHandler, welcome: Permitted) -> None:
+        """Serve streams at *path* to guests, while *welcome* says so of them, and to members as well. Once only."""
+
+        async def serve(stream: WebSocketStream, host: str) -> None:
+            await handler.receive(self._guests.find(stream.peer) or Guest(stream.peer, host), stream)
+
+        self._members.mount(path, serve)
+        self._visitors.mount(path, serve)
+        self._door = Door(f"GET {path} HTTP/1.1\r\n".encode("ascii"), welcome)
 
     def add_routes(self, routes: Iterable[web.AbstractRouteDef]) -> None:
-        """Serve further HTTP routes to admitted peers; `peer_of` tells their handlers who asks."""
-        self._app.add_routes(routes)
+        """Serve further HTTP routes to admitted peers; `server.peer_of` tells their handlers who asks."""
+        self._members.add_routes(routes)
 
     async def start(self, tasks: asyncio.TaskGroup, host: str, port: int) -> int:
         """Listen, with handshakes as tasks of *tasks*; returns the port (for 0). OSError if it is taken."""
-        await self._runner.setup()
+        await self._members.start()
+        await self._visitors.start()
         self._tasks = tasks
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Arrival(self._arrive), host, port, backlog=_BACKLOG)
@@ -111,8 +119,8 @@ class Listener:
         for task in newcomers:
             task.cancel()
         await asyncio.gather(*newcomers, return_exceptions=True)
-        await self._runner.cleanup()
-        remaining = list(self._admitted)
+        await asyncio.gather(self._members.stop(), self._visitors.stop())
+        remaining = [*self._admitted, *(gate for gate, _ in self._guests)]
         for gate in remaining:
             gate.abort()
         for gate in remaining:
@@ -138,10 +146,15 @@ class Listener:
             if not self._permitted(peer.node_id):
                 self.refusals["tls.peer_unknown"] += 1
                 gate.abort()
+        self._guests.keep(self._may_speak)
 
     def connections(self) -> Counter[bytes]:
-        """How many connections each admitted node has."""
+        """How many connections each admitted node has; guests have none of these places."""
         return Counter(peer.node_id for peer in self._admitted.values())
+
+    def guests(self) -> int:
+        """How many guests are here."""
+        return len(self._guests)
 
     # ---- from a connection to an admitted peer
 
@@ -165,20 +178,20 @@ class Listener:
 
     async def _receive(self, raw: asyncio.Transport, host: str) -> None:
         try:
-            await self._contain(f"the handshake with {host}", self._welcome(raw))
+            await self._contain(f"the handshake with {host}", self._welcome(raw, host))
         except X0tError as fault:
             self.refusals[fault.key] += 1
 
-    async def _welcome(self, raw: asyncio.Transport) -> None:
+    async def _welcome(self, raw: asyncio.Transport, host: str) -> None:
         gate = Gate(raw, self._forget)
+        is_inside = False
         try:
             async with asyncio.timeout(self._limits.handshake_s):
                 transport, channel = await self._shake_hands(raw, gate)
             refusal = self._judge(channel)
-            if refusal is None and channel.peer is not None and not gate.lost.is_set():
-                gate.admit(transport, self._http())
-                self._admitted[gate] = channel.peer
-                return
+            if refusal is None and channel.peer is not None:
+                refusal = await self._let_in(gate, transport, Guest(channel.peer, host))
+                is_inside = refusal is None
             if refusal is not None:
                 self.refusals[refusal.key] += 1
                 await gate.refuse(transport, refusal, self._limits.refusal_s)
@@ -189,8 +202,23 @@ class Listener:
         except OSError:
             self.refusals["tls.handshake"] += 1
         finally:
-            if gate not in self._admitted:
+            if not is_inside:
                 gate.abort()
+
+    async def _let_in(self, gate: Gate, transport: asyncio.Transport, peer: Guest) -> X0tError | None:
+        """Give a member or a guest its server; else why not."""
+        if self._permitted(peer.peer.node_id):
+            if not gate.lost.is_set():
+                gate.admit(transport, self._members.connection())
+                self._admitted[gate] = peer.peer
+            return None
+        door = self._door
+        if door is None or not await gate.opens_with(door.line, self._limits.handshake_s):
+            return error("tls.peer_unknown", peer=peer.peer)
+        if not gate.lost.is_set():
+            gate.admit(transport, self._visitors.connection())
+            self._guests.admit(gate, peer)
+        return None
 
     async def _shake_hands(self, raw: asyncio.Transport, gate: Gate) -> tuple[asyncio.Transport, PqChannel]:
         loop = asyncio.get_running_loop()
@@ -215,51 +243,23 @@ class Listener:
             raise ConnectionResetError("the peer left in the handshake")
         return transport, channel
 
+    def _may_speak(self, node: bytes) -> bool:
+        return self._permitted(node) or (self._door is not None and self._door.welcome(node))
+
     def _judge(self, channel: PqChannel) -> X0tError | None:
         if channel.refusal is not None or channel.peer is None:
             return channel.refusal
+        if not self._permitted(channel.peer.node_id):
+            return None  # a guest, for whom other places are kept
         if len(self._admitted) >= self._limits.connections:
             return error("tls.busy", limit=self._limits.connections)
         if self.connections()[channel.peer.node_id] >= self._limits.connections_per_peer:
             return error("tls.busy_peer", peer=channel.peer, limit=self._limits.connections_per_peer)
         return None
 
-    def _http(self) -> asyncio.Protocol:
-        server = self._runner.server
-        if server is None:
-            raise ConnectionAbortedError("the listener stops")
-        return server()
-
     def _forget(self, gate: Gate) -> None:
         self._admitted.pop(gate, None)
-
-    # ---- streams
-
-    async def _serve_stream(self, request: web.Request, handler: StreamHandler) -> web.StreamResponse:
-        peer = peer_of(request)
-        socket = web.WebSocketResponse(
-            timeout=self._limits.refusal_s,
-            heartbeat=self._limits.heartbeat_s,
-            compress=False,
-            max_msg_size=self._limits.sync_frame_bytes + 1,  # aiohttp refuses what reaches the number
-        )
-        try:
-            await socket.prepare(request)
-        except ConnectionError as err:
-            raise web.HTTPServiceUnavailable from err  # the peer left at once; aiohttp finds nobody to tell
-        stream = WebSocketStream(socket, peer, self._limits, _nothing_to_release)
-        self._streams.add(stream)
-        try:
-            await handler.handle(peer, stream)
-        except X0tError as err:
-            await stream.close(err.key)
-        finally:
-            self._streams.discard(stream)
-            await stream.close()
-        return socket
-
-    async def _leave_streams(self, _: web.Application) -> None:
-        await asyncio.gather(*(stream.leave() for stream in list(self._streams)))
+        self._guests.forget(gate)
 
 
 class _Arrival(asyncio.Protocol):
@@ -278,7 +278,3 @@ def _hang_up(raw: asyncio.Transport, failure: TlsFailure) -> None:
     if failure.refusal.key == "tls.plain":
         raw.write(_TLS_ONLY)  # whoever came with plain HTTP can read this
     raw.abort()
-
-
-async def _nothing_to_release() -> None:
-    """The HTTP server closes its connections itself."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from aiohttp import ClientWebSocketResponse, WebSocketError, WSCloseCode, WSMsgType
 from aiohttp.web import WebSocketResponse
@@ -58,27 +58,69 @@ class Stream(Protocol):
         ...
 
 
-class WebSocketStream:
-    """`Stream` over a WebSocket of aiohttp, from either side. *release* lets go of the connection below."""
+class BoundStream(Stream, Protocol):
+    """A stream that knows the connection below it."""
 
-    def __init__(
-        self, socket: WebSocket, peer: PeerIdentity, limits: Limits, release: Callable[[], Awaitable[None]]
-    ) -> None:
-        self._socket = socket
-        self._peer = peer
+    @property
+    def binding(self) -> bytes:
+        """RFC 9266: 32 bytes that only the two ends of this connection know."""
+        ...
+
+
+class Allowance:
+    """How many frames a peer may send: so many at once, and one a second after that."""
+
+    def __init__(self, burst: int, now_s: Callable[[], float]) -> None:
+        self._burst = burst
+        self._left = float(burst)
+        self._now_s = now_s
+        self._at_s = now_s()
+
+    def take(self) -> bool:
+        """Count one; False if there is none left."""
+        now_s = self._now_s()
+        self._left = min(self._burst, self._left + now_s - self._at_s)
+        self._at_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Wire(NamedTuple):
+    """What a stream runs on."""
+
+    socket: WebSocket  # with `autoping` off where there is an allowance: pings count, too
+    peer: PeerIdentity
+    binding: bytes
+    release: Callable[[], Awaitable[None]]  # lets go of the connection below
+    allowance: Allowance | None = None
+
+
+class WebSocketStream:
+    """`BoundStream` over a WebSocket of aiohttp, from either side."""
+
+    def __init__(self, wire: Wire, limits: Limits, message_bytes: int) -> None:
+        self._wire = wire
+        self._socket = wire.socket
         self._limits = limits
-        self._release = release
+        self._message_bytes = message_bytes
         self._is_ended = False
 
     @property
     def peer(self) -> PeerIdentity:
         """See `Stream`."""
-        return self._peer
+        return self._wire.peer
+
+    @property
+    def binding(self) -> bytes:
+        """See `BoundStream`."""
+        return self._wire.binding
 
     async def send(self, message: bytes) -> None:
         """See `Stream`."""
-        if len(message) > self._limits.sync_frame_bytes:
-            raise error("stream.message_size", limit=self._limits.sync_frame_bytes)
+        if len(message) > self._message_bytes:
+            raise error("stream.message_size", limit=self._message_bytes)
         try:
             await self._socket.send_bytes(message)
         except ConnectionError as err:
@@ -88,23 +130,41 @@ class WebSocketStream:
         """See `Stream`."""
         if self._has_ended():
             return None
-        message = await self._socket.receive()
-        match message.type:
-            case WSMsgType.BINARY:
-                return bytes(message.data)
-            case WSMsgType.CLOSE:
-                self._is_ended = True
-                if message.data in _WELL and not message.extra:
+        while True:
+            message = await self._socket.receive()
+            await self._count()
+            match message.type:
+                case WSMsgType.PING:  # one that aiohttp left to us, because it counts
+                    await self._pong(message.data)
+                case WSMsgType.PONG:
+                    continue
+                case WSMsgType.BINARY:
+                    return bytes(message.data)
+                case WSMsgType.CLOSE:
+                    self._is_ended = True
+                    if message.data in _WELL and not message.extra:
+                        return None
+                    raise error("stream.closed_by_peer", reason=message.extra or f"code {message.data}")
+                case WSMsgType.CLOSING | WSMsgType.CLOSED if self._has_ended():  # by our own close()
                     return None
-                raise error("stream.closed_by_peer", reason=message.extra or f"code {message.data}")
-            case WSMsgType.CLOSING | WSMsgType.CLOSED if self._has_ended():  # by our own close()
-                return None
-            case WSMsgType.TEXT:
-                await self.close("stream.message_kind")
-                raise error("stream.message_kind")
-            case _:
-                self._is_ended = True
-                raise self._why_cut(message.data)
+                case WSMsgType.TEXT:
+                    await self.close("stream.message_kind")
+                    raise error("stream.message_kind")
+                case _:
+                    self._is_ended = True
+                    raise self._why_cut(message.data)
+
+    async def _pong(self, data: bytes) -> None:
+        try:
+            await self._socket.pong(data)
+        except ConnectionError as err:
+            raise error("stream.cut", reason="it is closed") from err
+
+    async def _count(self) -> None:
+        """One frame more. Raises `stream.flood`."""
+        if self._wire.allowance is not None and not self._wire.allowance.take():
+            await self.close("stream.flood")
+            raise error("stream.flood")
 
     async def close(self, reason: str = "") -> None:
         """See `Stream`."""
@@ -124,12 +184,12 @@ class WebSocketStream:
         except TimeoutError:
             pass  # the peer does not listen any more
         finally:
-            await self._release()
+            await self._wire.release()
 
     def _has_ended(self) -> bool:
         return self._is_ended
 
     def _why_cut(self, cause: object) -> X0tError:
         if isinstance(cause, WebSocketError) and cause.code == WSCloseCode.MESSAGE_TOO_BIG:
-            return error("stream.message_size", limit=self._limits.sync_frame_bytes)
+            return error("stream.message_size", limit=self._message_bytes)
         return error("stream.cut", reason=cause or "the peer left without a word")

@@ -9,28 +9,20 @@ a grant was revoked, nor whether its issuer had the role at the time: the fold k
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from itertools import pairwise
 from typing import Annotated, Final, Literal
 
 import msgspec
 
-from appliance.core import canonical, cose
 from appliance.core.domains import Domain
-from appliance.core.errors import X0tError, error
+from appliance.core.errors import error
 from appliance.core.ids import GrantId, mesh_id, node_id
 from appliance.core.limits import LIMITS, Limits
+from appliance.core.names import is_sorted_set
+from appliance.trust.signed import Form, Hash, Ms, Nonce, Sign, SigningKey, Verify, record_id
 
-Sign = Callable[[bytes, bytes], bytes]  # (message, context) -> signature
-Verify = Callable[[bytes, bytes, bytes, bytes], bool]  # (public key, message, signature, context)
 VERSION: Final = 1
-FOREVER_MS: Final = (1 << 47) - 1  # the last millisecond that an HLC can hold: int64 less 16 bits of counter
-
-_Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # SHA-256
-_PublicKey = Annotated[bytes, msgspec.Meta(min_length=1952, max_length=1952)]  # FIPS 204, table 2
-_Nonce = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-_Ms = Annotated[int, msgspec.Meta(ge=0, le=FOREVER_MS)]
 
 
 class Role(StrEnum):
@@ -49,49 +41,46 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_u
     """What a grant says. The constructor checks nothing: `sign_grant` and `peek_grant` do."""
 
     version: Literal[1] = VERSION
-    mesh: _Hash
-    issuer: _Hash  # node id of who signs; the mesh id when it is the authority
-    subject: _Hash  # node id of who receives
-    subject_key: _PublicKey
+    mesh: Hash
+    issuer: Hash  # node id of who signs; the mesh id when it is the authority
+    subject: Hash  # node id of who receives
+    subject_key: SigningKey
     roles: tuple[Role, ...]  # at least one, sorted, unique
     scope: tuple[str, ...]  # tags, sorted, unique; () is the whole mesh
     delegate: Annotated[int, msgspec.Meta(ge=0, le=255)]  # further levels below the subject; 0: none
-    not_before_ms: _Ms  # Unix time, inclusive
-    not_after_ms: _Ms  # Unix time, inclusive
-    parent: _Hash | None  # id of the issuer's own grant; None when the issuer is the authority
-    nonce: _Nonce
+    not_before_ms: Ms  # inclusive
+    not_after_ms: Ms  # inclusive
+    parent: Hash | None  # id of the issuer's own grant; None when the issuer is the authority
+    nonce: Nonce
 
 
 def grant_id(blob: bytes) -> bytes:
-    """The id of a signed grant: SHA-256 of its payload, so that signing again changes nothing."""
-    return hashlib.sha256(cose.open1(blob).payload).digest()
+    """The id of a signed grant."""
+    return record_id(blob)
 
 
 def encode_grant(grant: Grant) -> bytes:
     """The payload of a grant: the only encoding that `peek_grant` accepts."""
-    return canonical.encode(msgspec.to_builtins(grant, builtin_types=(bytes,)))
+    return _FORM.encode(grant)
 
 
 def sign_grant(grant: Grant, sign: Sign, limits: Limits = LIMITS) -> bytes:
     """The signed grant; `grant.malformed` for one that nobody would accept."""
-    payload = encode_grant(grant)
-    _parse(payload, limits)
-    return cose.sign1(payload, Domain.GRANT, sign)
+    return _FORM.sign(grant, sign, limits)
 
 
 def peek_grant(blob: bytes, limits: Limits = LIMITS) -> Grant:
     """What a signed grant says, before anybody has verified it; `grant.malformed`."""
-    return _open(blob, limits)[0]
+    return _FORM.peek(blob, limits)
 
 
 def open_grant(blob: bytes, verify: Verify, issuer_key: bytes, limits: Limits = LIMITS) -> Grant:
     """The grant if that key signed it; else `grant.malformed`, `grant.issuer` or `grant.signature`."""
-    grant, signed = _open(blob, limits)
+    grant, signed = _FORM.read(blob, limits)
     owner = mesh_id(issuer_key) if grant.parent is None else node_id(issuer_key)
     if owner.raw != grant.issuer:
         raise error("grant.issuer", grant=_name(grant))
-    message = cose.to_be_signed(signed.payload)
-    if not verify(issuer_key, message, signed.signature, Domain.GRANT.encode()):
+    if not _FORM.is_signed_by(issuer_key, signed, verify):
         raise error("grant.signature", grant=_name(grant))
     return grant
 
@@ -105,15 +94,25 @@ def narrows(child: Grant, parent: Grant) -> None:
         raise error("grant.mesh", grant=_name(child))
     if child.issuer != parent.subject:
         raise error("grant.issuer", grant=_name(child))
-    excess = sorted(set(child.roles) - implied_roles(parent.roles))
-    if excess:
-        raise error("grant.widens", what=f"the role {excess[0]}")
-    if parent.scope and (not child.scope or not set(child.scope) <= set(parent.scope)):
-        raise error("grant.widens", what="a scope outside the issuer's")
-    if child.delegate >= parent.delegate:
-        raise error("grant.widens", what=f"{child.delegate + 1} levels of {parent.delegate}")
-    if child.not_before_ms < parent.not_before_ms or child.not_after_ms > parent.not_after_ms:
-        raise error("grant.widens", what="a time outside the issuer's")
+    what = excess(parent, child.roles, child.scope, child.not_before_ms, child.not_after_ms)
+    if what is None and child.delegate >= parent.delegate:
+        what = f"{child.delegate + 1} levels of {parent.delegate}"
+    if what is not None:
+        raise error("grant.widens", what=what)
+
+
+def excess(
+    grant: Grant, roles: Sequence[Role], scope: Sequence[str], not_before_ms: int, not_after_ms: int
+) -> str | None:
+    """What of these the grant does not cover, in words; None if it covers them all. No scope is the whole mesh."""
+    missing = sorted(set(roles) - implied_roles(grant.roles))
+    if missing:
+        return f"the role {missing[0]}"
+    if grant.scope and (not scope or not set(scope) <= set(grant.scope)):
+        return "a scope outside the issuer's"
+    if not_before_ms < grant.not_before_ms or not_after_ms > grant.not_after_ms:
+        return "a time outside the issuer's"
+    return None
 
 
 def check_chain(
@@ -153,37 +152,15 @@ def active_at(grant: Grant, now_ms: int) -> bool:
     return grant.not_before_ms <= now_ms <= grant.not_after_ms
 
 
-def _open(blob: bytes, limits: Limits) -> tuple[Grant, cose.Signed]:
-    if len(blob) > limits.entry_bytes:
-        raise error("grant.malformed", reason=f"it is longer than {limits.entry_bytes} bytes")
-    try:
-        signed = cose.open1(blob)
-    except X0tError as err:
-        raise error("grant.malformed", reason=err.message) from err
-    return _parse(signed.payload, limits), signed
-
-
-def _parse(payload: bytes, limits: Limits) -> Grant:
-    try:
-        fields = canonical.decode(payload, limits=limits)
-        grant = msgspec.convert(fields, Grant, builtin_types=(bytes,))  # else it takes base64 text for bytes
-    except (X0tError, msgspec.ValidationError) as err:
-        raise error("grant.malformed", reason=err) from err
-    fault = _fault(grant, limits)
-    if fault:
-        raise error("grant.malformed", reason=fault)
-    return grant
-
-
 def _fault(grant: Grant, limits: Limits) -> str | None:
     """What the types cannot say."""
     if grant.subject != node_id(grant.subject_key).raw:
         return "the subject is not the id of its key"
     if (grant.parent is None) != (grant.issuer == grant.mesh):
         return "the authority's grants, and only those, have no parent"
-    if not 1 <= len(grant.roles) <= limits.grant_roles or not _strictly_sorted(grant.roles):
+    if not 1 <= len(grant.roles) <= limits.grant_roles or not is_sorted_set(grant.roles):
         return "the roles are not a sorted set of one or more"
-    if len(grant.scope) > limits.tags_per_node or not _strictly_sorted(grant.scope):
+    if len(grant.scope) > limits.tags_per_node or not is_sorted_set(grant.scope):
         return "the scope is not a sorted set of tags"
     if not all(1 <= len(tag.encode()) <= limits.text_bytes for tag in grant.scope):
         return f"a tag is empty or longer than {limits.text_bytes} bytes"
@@ -192,9 +169,8 @@ def _fault(grant: Grant, limits: Limits) -> str | None:
     return None
 
 
-def _strictly_sorted(texts: Sequence[str]) -> bool:
-    return all(a < b for a, b in pairwise(texts))
-
-
 def _name(grant: Grant) -> str:
     return str(GrantId(hashlib.sha256(encode_grant(grant)).digest()))
+
+
+_FORM: Final = Form(Grant, Domain.GRANT, "grant.malformed", _fault)

@@ -15,12 +15,18 @@ import os
 import secrets
 import stat
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from appliance.core.errors import error
 from appliance.core.ids import NodeId, node_id
 from appliance.trust import pqc
 from appliance.trust.pqc import Provider, SigningKey, provider
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 ALGORITHM: Final = "ml-dsa-65"
 PRIVATE_FILE_BYTES: Final = 16_384  # ours are 130 bytes; the longest form, which is told apart, about 5,600
@@ -59,11 +65,9 @@ class NodeKey:
 
 def create_key(path: Path, by: Provider | None = None) -> NodeKey:
     """Make a key, write it to *path* and read it back. `key.exists` when something is there already."""
-    seed = bytearray(secrets.token_bytes(pqc.MLDSA_SEED_BYTES))
-    try:
-        publish_file(path, _to_pem(seed), _PRIVATE_MODE)
-    finally:
-        _clear(seed)
+    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+
+    write_private_key(path, MLDSA65PrivateKey.generate())
     return load_key(path, by)
 
 
@@ -73,15 +77,40 @@ def load_key(path: Path, by: Provider | None = None) -> NodeKey:
     `key.permissions` when others can reach it, `key.file` when it is no plain file of reasonable size,
     `key.format` or `key.algorithm` when it holds something else.
     """
-    pem = read_file(path, PRIVATE_FILE_BYTES, private=True)
-    try:
-        seed = _seed_of(path, pem)
-    finally:
-        _clear(pem)
+    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+
+    key = read_private_key(path)
+    if not isinstance(key, MLDSA65PrivateKey):
+        raise error("key.algorithm", path=path)
+    seed = bytearray(key.private_bytes_raw())
     try:
         return NodeKey(path, (by or provider()).mldsa_keypair(seed))
     finally:
-        _clear(seed)
+        clear(seed)
+
+
+def write_private_key(path: Path, key: MLDSA65PrivateKey | MLKEM768PrivateKey | X25519PrivateKey) -> None:
+    """Write a key to *path* for our user alone, in seed form where it has one. Raises `key.exists`, `key.file`."""
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    pem = bytearray(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    publish_file(path, pem, _PRIVATE_MODE)
+
+
+def read_private_key(path: Path) -> PrivateKeyTypes:
+    """The private key in *path*, of whatever algorithm; otherwise raises what `load_key` does."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    pem = read_file(path, PRIVATE_FILE_BYTES, private=True)
+    try:
+        return load_pem_private_key(pem, None)
+    except UnsupportedAlgorithm as err:
+        raise error("key.algorithm", path=path) from err
+    except (ValueError, TypeError) as err:  # TypeError: it is encrypted
+        raise error("key.format", reason=f"{path} holds no unencrypted PKCS #8 key in seed form") from err
+    finally:
+        clear(pem)
 
 
 def format_public_key(public_key: bytes) -> str:
@@ -121,30 +150,6 @@ def read_public_key(path: Path) -> bytes:
         raise error("key.format", reason="it is not ASCII text") from err
 
 
-def _to_pem(seed: bytearray) -> bytearray:
-    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    key = MLDSA65PrivateKey.from_seed_bytes(seed)
-    return bytearray(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-
-
-def _seed_of(path: Path, pem: bytearray) -> bytearray:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        key = load_pem_private_key(pem, None)
-    except UnsupportedAlgorithm as err:
-        raise error("key.algorithm", path=path) from err
-    except (ValueError, TypeError) as err:  # TypeError: it is encrypted
-        raise error("key.format", reason=f"{path} holds no unencrypted PKCS #8 key in seed form") from err
-    if not isinstance(key, MLDSA65PrivateKey):
-        raise error("key.algorithm", path=path)
-    return bytearray(key.private_bytes_raw())
-
-
 def read_file(path: Path, limit: int, *, private: bool) -> bytearray:
     """The whole of a plain file of at most *limit* bytes; checked once open, so that it cannot be swapped.
 
@@ -167,7 +172,7 @@ def read_file(path: Path, limit: int, *, private: bool) -> bytearray:
     finally:
         os.close(file)
     if size > limit:
-        _clear(buffer)
+        clear(buffer)
         raise error("key.file", path=path, reason=f"it is longer than {limit} bytes")
     del buffer[size:]
     return buffer
@@ -196,7 +201,7 @@ def publish_file(path: Path, data: bytearray, mode: int) -> None:
     except OSError as err:
         raise error("key.file", path=path, reason=err.strerror) from err
     finally:
-        _clear(data)
+        clear(data)
 
 
 def _write_draft(directory: int, name: str, data: bytearray, mode: int) -> None:
@@ -212,5 +217,6 @@ def _write_draft(directory: int, name: str, data: bytearray, mode: int) -> None:
         os.close(file)
 
 
-def _clear(secret: bytearray) -> None:
+def clear(secret: bytearray) -> None:
+    """Overwrite it with zeros."""
     secret[:] = bytes(len(secret))

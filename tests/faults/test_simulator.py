@@ -31,7 +31,8 @@ def test_the_laws_hold_for_every_seed(first: int, record_property: Callable[[str
         "counts",
         f"simulated seeds {first} to {first + CHUNK - 1}: {counts['batches']} batches, {counts['forge']} hostile acts, "
         f"{counts['power cuts']} power cuts, {without} entries without effect, {counts['policies in force']} policies "
-        f"in force and {counts['policies blocked']} blocked; 0 broken laws",
+        f"in force and {counts['policies blocked']} blocked, {counts['admission: approved']} newcomers admitted and "
+        f"{counts['surplus: token.spent']} held back because another island had spent the token; 0 broken laws",
     )
 
 

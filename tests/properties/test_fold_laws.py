@@ -8,48 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
 from itertools import zip_longest
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.core.errors import InputError, IntegrityError
-from appliance.replica.batch import SignedBatch, parse_batch
+from appliance.replica.batch import SignedBatch
 from tests.sim.histories import History
-from tests.sim.laws import disagreements, shortest, story
-from tests.sim.world import Replica, log_rows
+from tests.sim.laws import deliver, differences, disagreements, hold
 
 TAPES = st.integers(0, 2**48).map(lambda seed: random.Random(seed).randbytes(20 + seed % 200))
 ORDERS = st.randoms(use_true_random=False)
 
 
-def deliver(replica: Replica, batches: list[SignedBatch], rng: random.Random) -> None:
-    """In any order and any grouping; some groups are durable long before they are folded."""
-    waiting = list(batches)
-    rng.shuffle(waiting)
-    while waiting:
-        size = rng.randint(1, 7)
-        group, waiting = waiting[:size], waiting[size:]
-        replica.engine.take([(parse_batch(batch.blob), False) for batch in group], replica.now_ms)
-        replica.engine.commit()
-        if rng.random() < 0.7:
-            replica.engine.fold()
-    replica.engine.fold()
-
-
-def hold(tape: bytes, law: Callable[[History], list[str]]) -> None:
-    """Fails with the shortest history that breaks the law."""
-    if not law(History(tape)):
-        return
-    short = shortest(tape, lambda other: bool(law(History(other))))
-    history = History(short)
-    raise AssertionError("\n".join([*law(history), story(history, history.all_seeing)]))
-
-
 @given(TAPES)
 def test_every_entry_has_the_effect_that_the_oracle_gives_it(tape: bytes) -> None:
-    hold(tape, lambda history: disagreements(history.all_seeing, history.oracle()))
+    hold(History, tape, lambda history: disagreements(history.all_seeing, history.oracle()))
 
 
 @given(TAPES, st.integers(0, 2**32))
@@ -59,7 +34,7 @@ def test_any_order_of_arrival_in_any_grouping_gives_the_same_rows(tape: bytes, s
         deliver(replica, history.batches, random.Random(seed))
         return differences(history.all_seeing, replica)
 
-    hold(tape, law)
+    hold(History, tape, law)
 
 
 @given(TAPES, st.integers(0, 2**32))
@@ -75,7 +50,7 @@ def test_a_restart_at_any_moment_changes_nothing(tape: bytes, seed: int) -> None
                     return [f"the restart after {batch.hash.hex()[:6]} changed a row"]
         return differences(history.all_seeing, replica)
 
-    hold(tape, law)
+    hold(History, tape, law)
 
 
 @given(TAPES)
@@ -86,7 +61,7 @@ def test_a_view_built_anew_from_the_log_is_the_one_that_grew_step_by_step(tape: 
         after = list(history.all_seeing.view.dump_all())
         return [f"{left} and then {right}" for left, right in zip_longest(before, after) if left != right]
 
-    hold(tape, law)
+    hold(History, tape, law)
 
 
 @settings(max_examples=30)
@@ -101,13 +76,3 @@ def test_a_batch_that_was_tampered_with_is_refused_and_changes_nothing(tape: byt
         with contextlib.suppress(InputError, IntegrityError):  # most have no longer the form of a batch
             assert not replica.take(SignedBatch(b"", bytes(blob), b"", b"", batch.batch)).admitted
     assert replica.dump() == before
-
-
-def differences(left: Replica, right: Replica) -> list[str]:
-    """Batches and rows that only one of them has."""
-    logs = [{digest for _, digest, _ in log_rows(replica.log)} for replica in (left, right)]
-    found = [f"{digest.hex()[:6]} is in one log only" for digest in logs[0] ^ logs[1]]
-    for (table, ours), (_, theirs) in zip(left.dump(), right.dump(), strict=True):
-        found += [f"{table}: {row}" for row in ours if row not in theirs]
-        found += [f"{table} (the other): {row}" for row in theirs if row not in ours]
-    return found

@@ -21,16 +21,23 @@ from appliance.replica.batch import SignedBatch, Verify, verify_batch
 from appliance.replica.entries import (
     AnnounceEntry,
     AttachEntry,
+    CertifyEntry,
     ChangeEntry,
     CheckpointEntry,
+    DecideEntry,
+    EnrolEntry,
     EntryBody,
     GrantEntry,
+    RetireEntry,
     RevokeEntry,
     SecretEntry,
     ThawEntry,
+    TokenEntry,
     parse,
 )
+from appliance.trust.certificates import NodeCertificate, as_grant, certificate_id, open_certificate
 from appliance.trust.grants import Grant, Role, grant_id, open_grant, peek_grant
+from tests.sim.admission_oracle import entry_fault, invited, valid_at
 
 IN, OUT, OPEN = "in", "out", "open"
 STRONG = {Role.OWNER, Role.ADMIN}
@@ -53,6 +60,8 @@ class Claim:
     void: str | None = None
     grant: Grant | None = None
     grant_id: bytes = b""
+    certificate: NodeCertificate | None = None  # its `grant` is what it gives
+    scope: frozenset[str] = frozenset()  # of an approver's revocation
     depth: int = 0
     needs: set[Role] = field(default_factory=set)
     rests_on: list[Claim] = field(default_factory=list)
@@ -101,7 +110,7 @@ class Oracle:
             if prev.author != batch.author or prev.seq + 1 != batch.seq:
                 return
         past = frozenset(before).union(*(self.past[h] for h in before))
-        keys = [c.grant.subject_key for c in self._grants_to(batch.author) if c.batch.hash in past and c.grant]
+        keys = [c.grant.subject_key for c in self.grants_to(batch.author) if c.batch.hash in past and c.grant]
         if not keys and not batch.prev:
             keys = [grant.subject_key for grant in self._openings(signed)]
         if not keys or not verify_batch(signed, keys[0], self.verify):
@@ -109,13 +118,13 @@ class Oracle:
         self.admitted[signed.hash], self.past[signed.hash] = signed, past
         self.line[signed.hash] = [*(self.line[batch.prev] if batch.prev else []), signed.hash]
         for index in range(len(batch.entries)):
-            body = self._body(signed, index)
-            if isinstance(body, GrantEntry | RevokeEntry | ThawEntry | CheckpointEntry):
+            body = self.body(signed, index)
+            if isinstance(body, GrantEntry | RevokeEntry | ThawEntry | CheckpointEntry | CertifyEntry):
                 claim = Claim(signed, index, body)
                 claim.void = self._fault(claim, body)
                 self.claims.append(claim)
 
-    def _body(self, signed: SignedBatch, index: int) -> EntryBody | str:
+    def body(self, signed: SignedBatch, index: int) -> EntryBody | str:
         kind, raw = signed.batch.entries[index]
         try:
             return parse(kind, raw, self.limits) or "unknown"
@@ -123,14 +132,14 @@ class Oracle:
             return "malformed"
 
     def _named(self, signed: SignedBatch) -> list[bytes]:
-        bodies = [self._body(signed, index) for index in range(len(signed.batch.entries))]
+        bodies = [self.body(signed, index) for index in range(len(signed.batch.entries))]
         cuts = [body.cut_head for body in bodies if isinstance(body, RevokeEntry) and body.cut_head]
         return cuts + [body.keep for body in bodies if isinstance(body, ThawEntry)]
 
     def _openings(self, signed: SignedBatch) -> list[Grant]:
         found = []
         for index in range(len(signed.batch.entries)):
-            body = self._body(signed, index)
+            body = self.body(signed, index)
             if isinstance(body, GrantEntry):
                 try:
                     grant = open_grant(body.grant, self.verify, self.authority_key)
@@ -150,7 +159,9 @@ class Oracle:
                 cut = self.admitted[body.cut_head] if body.cut_head else None
                 if (cut.batch.seq if cut else 0) != body.cut_seq or (cut and cut.batch.author != body.target):
                     return "revoke.cut"
-                return self._rest_on(claim, self._power(claim, body.target))
+                return self._power_fault(claim, body.target)
+            case CertifyEntry():
+                return self._certificate_fault(claim, body)
             case ThawEntry():
                 if self.admitted[body.keep].batch.author != body.author:
                     return "thaw.keep"
@@ -166,7 +177,7 @@ class Oracle:
         author = claim.batch.batch.author
         try:
             issuer = peek_grant(body.grant).issuer
-            own = [c for c in self._grants_to(author) if self._is_before(c, claim.batch) and c.grant]
+            own = [c for c in self.grants_to(author) if self.is_before(c, claim.batch) and c.grant]
             if issuer != self.mesh and (issuer != author or not own):
                 return "grant.issuer"
             key = self.authority_key if issuer == self.mesh else own[0].grant.subject_key if own[0].grant else b""
@@ -176,10 +187,10 @@ class Oracle:
         if grant.mesh != self.mesh:
             return "grant.mesh"
         identity = grant_id(body.grant)
-        if any(c.grant_id == identity and self._is_published_before(c, claim) for c in self._grants_to(grant.subject)):
+        if any(c.grant_id == identity and self._is_published_before(c, claim) for c in self.grants_to(grant.subject)):
             return "grant.repeated"
         if issuer != self.mesh:
-            parents = [c for c in own if c.grant_id == grant.parent and c.grant and _valid_at(c.grant, claim.batch)]
+            parents = [c for c in own if c.grant_id == grant.parent and c.grant and valid_at(c.grant, claim.batch)]
             if not parents:
                 return "grant.issuer"
             if not _narrower(grant, parents[0].grant):
@@ -191,39 +202,77 @@ class Oracle:
         claim.grant, claim.grant_id = grant, identity
         return None
 
+    def _certificate_fault(self, claim: Claim, body: CertifyEntry) -> str | None:
+        author = claim.batch.batch.author
+        own = [c for c in self.grants_to(author) if self.is_before(c, claim.batch) and c.grant]
+        if not own or own[0].grant is None:
+            return "certificate.issuer"
+        try:
+            said = open_certificate(body.certificate, self.verify, own[0].grant.subject_key, self.limits)
+        except X0tError as err:
+            return err.key
+        identity = certificate_id(body.certificate)
+        if any(c.grant_id == identity and self._is_published_before(c, claim) for c in self.grants_to(said.subject)):
+            return "certificate.repeated"
+        parents = [c for c in own if c.grant_id == said.parent and c.grant and valid_at(c.grant, claim.batch)]
+        if not parents:
+            return "certificate.issuer"
+        if said.mesh != self.mesh:
+            return "certificate.mesh"
+        if not invited(parents[0].grant, said.tags, said.not_before_ms, said.not_after_ms):
+            return "certificate.widens"
+        claim.depth = 1 + min(c.depth for c in parents)
+        claim.rests_on, claim.needs = parents, {Role.APPROVER}
+        claim.grant, claim.grant_id, claim.certificate = as_grant(said), identity, said
+        return None
+
     def _is_published_before(self, earlier: Claim, claim: Claim) -> bool:
         return earlier.batch.hash in self.past[claim.batch.hash] or earlier.batch.hash == claim.batch.hash
 
-    def _power(self, claim: Claim, target: bytes) -> Role:
-        """A key gives up its own roles as it likes; an owner takes all; others what is not an owner's to take."""
+    def _power_fault(self, claim: Claim, target: bytes) -> str | None:
+        """A key gives up its own roles as it likes; an owner takes all; an admin what is not an owner's to take; an
+        approver the certificates, within its scope, of who holds nothing else."""
         if target == claim.batch.batch.author:
-            return Role.MEMBER
-        held = [c.grant for c in self._grants_to(target) if self._is_before(c, claim.batch) and c.grant]
-        strong = any(STRONG & set(grant.roles) for grant in held)
-        return Role.OWNER if strong or self._entitling(claim.batch, Role.OWNER) else Role.ADMIN
+            return self._rest_on(claim, Role.MEMBER)
+        held = [c for c in self.grants_to(target) if self.is_before(c, claim.batch) and c.grant]
+        strong = any(c.grant and STRONG & set(c.grant.roles) for c in held)
+        if strong or self.entitling(claim.batch, Role.OWNER):
+            return self._rest_on(claim, Role.OWNER)
+        certified = [c.certificate for c in held if c.certificate is not None]
+        if not certified or len(certified) < len(held) or self.entitling(claim.batch, Role.ADMIN):
+            return self._rest_on(claim, Role.ADMIN)
+        tags = frozenset(tag for certificate in certified for tag in certificate.tags)
+        whole = self.entitling(claim.batch, Role.APPROVER)
+        claim.rests_on = whole or self.entitling(claim.batch, Role.APPROVER, tags)
+        claim.needs = {Role.APPROVER}
+        if not claim.rests_on:
+            return "grant.role"
+        if not whole:
+            claim.scope = frozenset.intersection(*(frozenset(c.grant.scope) for c in claim.rests_on if c.grant))
+        return None
 
     def _rest_on(self, claim: Claim, need: Role) -> str | None:
-        claim.needs, claim.rests_on = {need}, self._entitling(claim.batch, need)
+        claim.needs, claim.rests_on = {need}, self.entitling(claim.batch, need)
         return None if claim.rests_on else "grant.role"
 
-    def _entitling(self, batch: SignedBatch, need: Role) -> list[Claim]:
+    def entitling(self, batch: SignedBatch, need: Role, scope: frozenset[str] = frozenset()) -> list[Claim]:
         return [
             c
-            for c in self._grants_to(batch.batch.author)
-            if c.grant and self._gives(c, batch, need, frozenset()) and _valid_at(c.grant, batch)
+            for c in self.grants_to(batch.batch.author)
+            if c.grant and self._gives(c, batch, need, scope) and valid_at(c.grant, batch)
         ]
 
-    def _grants_to(self, subject: bytes) -> list[Claim]:
+    def grants_to(self, subject: bytes) -> list[Claim]:
         return [c for c in self.claims if c.grant is not None and c.grant.subject == subject]
 
-    def _is_before(self, grant: Claim, batch: SignedBatch) -> bool:
+    def is_before(self, grant: Claim, batch: SignedBatch) -> bool:
         """In its past; what the authority itself signed counts for the batch that brings it, too."""
         of_authority = grant.grant is not None and grant.grant.issuer == self.mesh
         return grant.batch.hash in self.past[batch.hash] or (of_authority and grant.batch.hash == batch.hash)
 
     def _gives(self, grant: Claim, batch: SignedBatch, need: Role, scope: frozenset[str]) -> bool:
         held = grant.grant
-        if held is None or need not in roles_of(held.roles) or not self._is_before(grant, batch):
+        if held is None or need not in roles_of(held.roles) or not self.is_before(grant, batch):
             return False
         if not held.scope or (need is Role.MEMBER and not scope):
             return True
@@ -357,11 +406,11 @@ class Oracle:
             body = revocation.body
             if not isinstance(body, RevokeEntry) or revocation.state == OUT or body.target != batch.batch.author:
                 continue
-            if revocation.batch.hash == batch.hash or needs <= self._left(grant, revocation, body):
+            if revocation.batch.hash == batch.hash or needs <= self.left(grant, revocation, body):
                 continue
             if body.cut_head is not None and batch.hash in self.line[body.cut_head]:
                 continue
-            if self._knows(grant, revocation):
+            if self.knows(grant, revocation):
                 continue
             why: set[Key] = set()
             final = [
@@ -379,15 +428,19 @@ class Oracle:
         waits |= mine
         return result
 
-    def _left(self, grant: Claim, revocation: Claim, body: RevokeEntry) -> set[Role]:
+    def left(self, grant: Claim, revocation: Claim, body: RevokeEntry) -> set[Role]:
         assert grant.grant is not None
         held = set(grant.grant.roles)
+        if Role.APPROVER in revocation.needs:
+            own = set() if grant.certificate is None else set(grant.certificate.tags)
+            if grant.certificate is None or (revocation.scope and not (own and own <= revocation.scope)):
+                return roles_of(held)
         kept = held - set(body.roles) if body.roles else set()
         if Role.ADMIN in revocation.needs:
             kept |= held & STRONG
         return roles_of(kept)
 
-    def _knows(self, grant: Claim, revocation: Claim) -> bool:
+    def knows(self, grant: Claim, revocation: Claim) -> bool:
         assert grant.grant is not None
         if revocation.batch.hash not in self.past[grant.batch.hash]:
             return False
@@ -447,7 +500,7 @@ class Oracle:
     # -- effects
 
     def _effect(self, batch: SignedBatch, index: int) -> str | None:
-        body = self._body(batch, index)
+        body = self.body(batch, index)
         if isinstance(body, str):
             return body
         if isinstance(body, AnnounceEntry):
@@ -456,6 +509,8 @@ class Oracle:
             return self.verdict(batch, Role.MEMBER, frozenset()) or self._proof_fault(batch, body)
         if isinstance(body, SecretEntry):
             return self.verdict(batch, Role.ADMIN, frozenset())
+        if isinstance(body, TokenEntry | RetireEntry | EnrolEntry | DecideEntry):
+            return entry_fault(self, batch, body)
         if isinstance(body, ChangeEntry):
             return None  # asked with the scope of what it touches: `verdict`
         claim = next(c for c in self.claims if c.batch.hash == batch.hash and c.index == index)
@@ -469,21 +524,18 @@ class Oracle:
             return "attach.proof"
         return None
 
-    def verdict(self, batch: SignedBatch, need: Role, scope: frozenset[str]) -> str | None:
-        """Why the author may not do here what needs this role over this scope, or None."""
+    def verdict(self, batch: SignedBatch, need: Role, scope: frozenset[str], *, by: bytes | None = None) -> str | None:
+        """Why the author may not do here what needs this role over this scope (`by` this grant alone), or None."""
         if self._late(batch, set()) == IN:
             return "late"
         if self._frozen(batch, set()) == IN:
             return "frozen"
-        able = [c for c in self._grants_to(batch.batch.author) if self._gives(c, batch, need, scope)]
-        timely = [c for c in able if c.grant and _valid_at(c.grant, batch)]
+        able = [c for c in self.grants_to(batch.batch.author) if self._gives(c, batch, need, scope)]
+        able = [c for c in able if by is None or c.grant_id == by]
+        timely = [c for c in able if c.grant and valid_at(c.grant, batch)]
         if any(c.state == IN and self._taken(c, batch, {need}, set()) != IN for c in timely):
             return None
         return "revoked" if timely else "expired" if able else "role"
-
-
-def _valid_at(grant: Grant, batch: SignedBatch) -> bool:
-    return grant.not_before_ms <= batch.batch.hlc >> 16 <= grant.not_after_ms
 
 
 def _narrower(child: Grant, parent: Grant | None) -> bool:

@@ -1,15 +1,13 @@
 """Scribe: what a member may write who keeps to no rule, worked out from a tape of bytes and from what it knows.
 
-Each choice takes the next byte of the tape, so a run is its tape: a smaller byte is a plainer choice. Whoever writes
-has whatever past it likes to admit to: all, nothing, or some of what there is.
+Whoever writes has whatever past it likes to admit to: all, nothing, or some of what there is.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
 
 from appliance.core.errors import X0tError
 from appliance.core.ids import NodeId
@@ -30,7 +28,9 @@ from appliance.replica.entries import (
 from appliance.replica.intake import dependencies
 from appliance.trust.grants import Role, peek_grant
 from tests.attach_rig import attach
+from tests.sim.admission_scribe import AdmissionScribe, Drawer
 from tests.sim.policies import POOL
+from tests.sim.tape import Tape
 from tests.sim.world import FAR_MS, START_MS, Member, Mesh
 
 ROLES: tuple[tuple[Role, ...], ...] = (
@@ -39,32 +39,10 @@ ROLES: tuple[tuple[Role, ...], ...] = (
     (Role.MEMBER,),
     (Role.ADMIN, Role.OPERATOR),
     (Role.OPERATOR,),
+    (Role.APPROVER,),
 )
 STEP_MS = 1000
 Logs = dict[bytes, list[SignedBatch]]
-
-T = TypeVar("T")
-
-
-class Tape:
-    """Choices, one byte each; past its end always the first."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    @property
-    def is_over(self) -> bool:
-        return self._at >= len(self._data)
-
-    def number(self, below: int) -> int:
-        if self.is_over:
-            return 0
-        self._at += 1
-        return self._data[self._at - 1] % below
-
-    def one_of(self, options: Sequence[T]) -> T:
-        return options[self.number(len(options))]
 
 
 @dataclass
@@ -78,6 +56,9 @@ class Scribe:
     engine: Engine
     tape: Tape
     step: int = 0
+    drawer: Drawer = field(default_factory=Drawer)
+    forks: int = 8  # one batch of so many forks its log
+    doors: int = 6  # chances of an entry of admission, beside the sixteen of others
 
     def batch(self, author: Member, *, at_ms: int | None = None) -> SignedBatch | None:
         """The next batch of the tape; None if the choice makes no sense here."""
@@ -99,6 +80,7 @@ class Scribe:
             self._policy,
             self._subnet,
             self._secret,
+            *(self._admission,) * self.doors,
         )
         bodies = [self.tape.one_of(kinds)(author)]
         if self.tape.number(6) == 5:
@@ -110,7 +92,7 @@ class Scribe:
         """These entries, on a past and a date of the tape's choice."""
         log = self._log(author)
         prev: SignedBatch | None = log[-1] if log else None
-        if log and self.tape.number(8) == 7:  # fork
+        if log and self.tape.number(self.forks) == self.forks - 1:
             prev = self.tape.one_of([*log, None])
         now_ms = self.step * STEP_MS if at_ms is None else at_ms
         date_ms = self.tape.one_of((now_ms, 0, now_ms, 2 * now_ms if at_ms is None else now_ms + 200_000))
@@ -199,6 +181,9 @@ class Scribe:
         signer = self.tape.one_of((author, author, owner))
         uris = self.tape.one_of(((), (f"tls://10.0.0.{self.step % 250}:1",)))
         return attach(self.mesh.id, signer.id, owner.name, *uris)
+
+    def _admission(self, author: Member) -> EntryBody | None:
+        return AdmissionScribe(self.mesh, self.members, self.grants, self.drawer, self.tape).entry(author)
 
     def _secret(self, author: Member) -> EntryBody:
         return SecretEntry(1 + self.tape.number(3), hashlib.sha256(self.step.to_bytes(4)).digest())

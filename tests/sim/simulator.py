@@ -5,7 +5,8 @@ plays it on fresh nodes, then heals everything (all honest nodes connected, time
 what broke the laws. `shortest` drops events for as long as the laws still break (delta debugging, Zeller 1999).
 
 Honest: anna (the founder), bert (an owner), cleo (an admin). Hostile: mona, an owner, whose key runs on two machines
-that know nothing of each other; nina, an admin of her making; and the strangers that they bring in.
+that know nothing of each other; nina, an admin of her making; and the strangers that they bring in. Newcomers,
+quin, ruth and sven, ask to be admitted at any honest node, with tokens that two islands may redeem.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ import msgspec
 from appliance.core.errors import X0tError
 from appliance.core.limits import LIMITS, Limits
 from appliance.replica.batch import SignedBatch
-from appliance.replica.entries import GrantEntry
 from appliance.replica.rows import NoEffectRow
-from appliance.trust.grants import Role
+from tests.sim.admission_laws import intruders, overdrawn, tally, unentitled
+from tests.sim.admission_scribe import Drawer
+from tests.sim.founding import found
 from tests.sim.honest import honest_entry
+from tests.sim.honest_admission import honest_admission
 from tests.sim.laws import disagreements
 from tests.sim.network import Link
 from tests.sim.node import Node, PowerCutError
 from tests.sim.oracle import Oracle
-from tests.sim.scribe import Scribe, Tape
+from tests.sim.scribe import Scribe
+from tests.sim.tape import Tape
 from tests.sim.watch import Watch
 from tests.sim.world import START_MS, Member, Mesh, Replica, log_rows
 
@@ -53,6 +57,7 @@ WEIGHTS = {
     "connect": 8,
     "part": 1,
     "write": 14,
+    "admit": 12,
     "forge": 14,
     "tamper": 2,
     "replay": 2,
@@ -127,39 +132,20 @@ class _World:
         self.counts: Counter[str] = Counter()
         self._seed = seed
         self._disk_rng = random.Random(seed ^ 0xD15C)
-        people = ("anna", "bert", "cleo", "mona", "nina", "otto", "paul")
+        people = ("anna", "bert", "cleo", "mona", "nina", "otto", "paul", "quin", "ruth", "sven")
         self.members: list[Member] = [self.mesh.member(name) for name in people]
         self.grants: dict[bytes, list[bytes]] = {}
+        self.drawer = Drawer()
         self.nodes = {name: Node(self.mesh, self._owner(name), name, folder / name) for name in HONEST}
         self.nodes |= {name: Node(self.mesh, self._owner(name), name, None) for name in HOSTILE}
         self.links = [Link(left, right) for left, right in PAIRS]
         self.watches = {name: Watch() for name in HONEST}
-        self._found()
+        start = [batch.blob for batch in found(self.mesh, self.members, self.grants, self.drawer)]
+        for node in self.nodes.values():
+            node.receive(start, self.now_ms)
 
     def _owner(self, name: str) -> Member:
         return self.mesh.member(name.removesuffix("-clone"))
-
-    def _found(self) -> None:
-        """All begin with the same few batches."""
-        anna, bert, cleo, mona, nina = self.members[:5]
-        root = self._grant(None, anna, Role.OWNER, 3, None)
-        by_bert = self._grant(anna, bert, Role.OWNER, 2, root)
-        by_mona = self._grant(anna, mona, Role.OWNER, 2, root)
-        start = [self.mesh.write(anna, GrantEntry(root))]
-        start.append(self.mesh.write(anna, GrantEntry(by_bert), GrantEntry(by_mona)))
-        to_cleo, to_nina = (
-            self._grant(bert, cleo, Role.ADMIN, 1, by_bert),
-            self._grant(mona, nina, Role.ADMIN, 1, by_mona),
-        )
-        start.append(self.mesh.write(bert, GrantEntry(to_cleo), after=start[-1:]))
-        start.append(self.mesh.write(mona, GrantEntry(to_nina), after=start[-1:]))
-        for node in self.nodes.values():
-            node.receive([batch.blob for batch in start], self.now_ms)
-
-    def _grant(self, issuer: Member | None, subject: Member, role: Role, delegate: int, parent: bytes | None) -> bytes:
-        blob = self.mesh.grant(issuer, subject, role, delegate=delegate, parent=parent)
-        self.grants.setdefault(subject.id, []).append(blob)
-        return blob
 
     # -- events
 
@@ -209,11 +195,22 @@ class _World:
         except X0tError as err:
             self.counts[err.key] += 1
 
+    def _admit(self, step: Step) -> None:
+        """Somebody asks to be admitted, or an approver does something about it."""
+        node = self.nodes[HONEST[step.a % len(HONEST)]]
+        own, rng = self.grants[node.member.id], random.Random(step.b)
+        try:
+            bodies = honest_admission(node, self.members[-3:], own, self.drawer, rng)
+            if bodies:
+                node.write(self.now_ms + SKEWS_MS[node.name], *bodies)
+        except X0tError as err:
+            self.counts[err.key] += 1
+
     def _forge(self, step: Step) -> None:
         """A hostile member writes what it likes into its own machine's log, which passes it on."""
         node = self.nodes[HOSTILE[step.a % len(HOSTILE)]]
         tape = Tape(step.b.to_bytes(4) + step.c.to_bytes(4) + random.Random(step.b).randbytes(24))
-        scribe = Scribe(self.mesh, self.members, self.grants, node.logs, node.engine, tape, step.c % 200)
+        scribe = Scribe(self.mesh, self.members, self.grants, node.logs, node.engine, tape, step.c % 200, self.drawer)
         cloned = self._seed % 2 and node.name != "mona"
         usual = self.mesh.member("mona" if node.name == "mona" or cloned else "nina")
         author = usual if step.b % 4 else tape.one_of(self.members[4:])
@@ -303,7 +300,8 @@ class _World:
         broken += [
             f"{node.name} shows other rows" for node, dump in zip(honest, dumps, strict=True) if dump != dumps[0]
         ]
-        broken += self._policies(honest)
+        broken += self._policies(honest) + overdrawn(honest[0].engine)
+        broken += [f"{node.name}: {fault}" for node in honest for fault in intruders(node.engine, self.now_ms)]
         if self.counts["tampered and taken"]:
             broken.append("a tampered batch was taken")
         return broken + self._afresh(honest[0])
@@ -343,8 +341,9 @@ class _World:
             replica.log.append([(digest, blob) for _, digest, blob in log_rows(node.log) if blob is not None])
             replica.restart()
             broken = [] if replica.dump() == node.dump() else ["a view that is made from the log has other rows"]
+        self.counts.update(tally(node.engine))
         oracle = Oracle(self.mesh.id, self.mesh.authority_key, self.mesh.verify, batches, self.mesh.limits)
-        return broken + disagreements(replica, oracle)
+        return broken + disagreements(replica, oracle) + unentitled(node.engine, oracle)
 
     def _batch(self, digest: bytes) -> SignedBatch:
         return self.mesh.batches[digest]

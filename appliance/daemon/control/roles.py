@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from appliance.core.errors import X0tError, error
-from appliance.core.ids import BatchHash, NodeId
+from appliance.core.errors import error
+from appliance.core.ids import BatchHash
 from appliance.core.network_records import SubnetsAsk
 from appliance.core.records import GrantAsk, NameAsk, RevokeAsk, TagsAsk, ThawAsk
 from appliance.daemon.control import show
+from appliance.daemon.control.find import find_node
 from appliance.daemon.control.reply import read, reply
 from appliance.daemon.node import Node
-from appliance.policy.names import SHORT_CHARS, is_id_begun
 from appliance.replica import operations
 from appliance.trust.grants import Role
 from appliance.trust.keys import parse_public_key
@@ -70,23 +70,7 @@ class RoleRoutes:
         return reply([show.node(view) for view in await self._node.mesh.queries.members()])
 
     async def _find(self, text: str) -> bytes:
-        """A node by its id, by the beginning of its id, or by the name that an admin gave it.
-
-        Never by the name that it gave itself: who calls himself like another would get what is meant for that one.
-        Raises `id.text` or `replica.ambiguous`.
-        """
-        try:
-            return NodeId.parse(text).raw
-        except X0tError as err:
-            queries = self._node.mesh.queries
-            meant = {node for node, name in (await queries.names()).items() if name == text}
-            if is_id_begun(text) and len(text) >= SHORT_CHARS:
-                meant |= {m.node for m in await queries.members() if str(NodeId(m.node)).startswith(text)}
-            if len(meant) > 1:
-                raise error("replica.ambiguous", text=text) from err
-            if not meant:
-                raise
-            return meant.pop()
+        return await find_node(self._node.mesh, text)
 
     async def tags(self, request: web.Request) -> web.StreamResponse:
         """Give tags to a node or take them away."""

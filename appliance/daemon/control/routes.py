@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from appliance.daemon.control.admissions import AdmissionRoutes
+from appliance.daemon.control.enrolment import EnrolmentRoutes
 from appliance.daemon.control.links import LinkRoutes
 from appliance.daemon.control.mesh import MeshRoutes
 from appliance.daemon.control.network import NetworkRoutes
 from appliance.daemon.control.policy import PolicyRoutes
 from appliance.daemon.control.replica import ReplicaRoutes
 from appliance.daemon.control.roles import RoleRoutes
+from appliance.daemon.control.tokens import TokenRoutes
 from appliance.daemon.control.upkeep import UpkeepRoutes
 from appliance.daemon.node import Node
 
 
-def routes(node: Node) -> list[web.RouteDef]:
+def routes(node: Node) -> list[web.RouteDef]:  # size: the table must be one; a line is a route
     """Method, path and handler."""
     mesh, replica, upkeep = MeshRoutes(node), ReplicaRoutes(node), UpkeepRoutes(node)
     roles, links = RoleRoutes(node), LinkRoutes(node)
     policy, network = PolicyRoutes(node), NetworkRoutes(node)
+    tokens, admissions, enrolment = TokenRoutes(node), AdmissionRoutes(node), EnrolmentRoutes(node)
     return [
         web.get("/v1/mesh", mesh.show),
         web.post("/v1/mesh", mesh.create),
@@ -65,4 +69,18 @@ def routes(node: Node) -> list[web.RouteDef]:
         web.get("/v1/network/checks", network.checks),
         web.post("/v1/network/probes", network.probe),
         web.post("/v1/network/captures", network.capture),
+        web.get("/v1/tokens", tokens.list),
+        web.post("/v1/tokens", tokens.create),
+        web.get("/v1/tokens/{token}", tokens.show),
+        web.delete("/v1/tokens/{token}", tokens.retire),
+        web.get("/v1/admissions", admissions.list),
+        web.get("/v1/admissions/{node}", admissions.show),
+        web.get("/v1/admissions/{node}/events", admissions.events),
+        web.post("/v1/admissions/{node}/decisions", admissions.decide),
+        web.post("/v1/admissions/{node}/certificates", admissions.approve),
+        web.put("/v1/admissions/{node}/certificates", admissions.renew),
+        web.post("/v1/enrolment", enrolment.begin),
+        web.get("/v1/enrolment", enrolment.show),
+        web.get("/v1/enrolment/watch", enrolment.watch),
+        web.delete("/v1/enrolment", enrolment.give_up),
     ]

@@ -159,13 +159,14 @@ def test_every_command_explains_itself_with_an_example(noun: str, capsys: pytest
 
     import click
 
-    def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
-        for verb, found in group.commands.items():
-            yield from commands(found, *path, verb) if isinstance(found, click.Group) else [(*path, verb)]
+    def commands(command: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+        if not isinstance(command, click.Group):
+            yield path
+            return
+        for verb, found in command.commands.items():
+            yield from commands(found, *path, verb)
 
-    group = getattr(importlib.import_module(f"appliance.cli.{NOUNS[noun][0]}"), noun)
-    assert isinstance(group, click.Group)
-    for path in commands(group, noun):
+    for path in commands(getattr(importlib.import_module(f"appliance.cli.{NOUNS[noun][0]}"), noun), noun):
         assert run([*path, "--help"]) == 0
         shown = capsys.readouterr().out
         assert f"Example: x0t {' '.join(path)}" in shown, path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.core.clock import HLC_MAX, hlc_counter, hlc_ms, hlc_next, hlc_pack, hlc_text
+from appliance.core.clock import HLC_MAX, hlc_counter, hlc_ms, hlc_next, hlc_pack, hlc_text, moment_text
 
 
 def test_a_reading_is_milliseconds_and_a_counter() -> None:
@@ -29,6 +29,18 @@ def test_a_reading_outside_its_bits_is_a_programming_error(ms: int, counter: int
 )
 def test_a_reading_has_a_text_for_people(reading: int, text: str) -> None:
     assert hlc_text(reading) == text
+
+
+@pytest.mark.parametrize(
+    "ms, text",
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1_700_000_000_999, "2023-11-14T22:13:20Z"),
+        ((1 << 47) - 1, "6429-10-17T02:45:55Z"),
+    ],
+)
+def test_a_moment_has_a_text_for_people(ms: int, text: str) -> None:
+    assert moment_text(ms) == text
 
 
 @pytest.mark.parametrize(

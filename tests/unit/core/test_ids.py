@@ -8,15 +8,36 @@ import hashlib
 import pytest
 
 from appliance.core.errors import InputError
-from appliance.core.ids import BatchHash, ChangeHash, GrantId, Id, MeshId, NodeId, mesh_id, node_id
+from appliance.core.ids import (
+    BatchHash,
+    CertificateId,
+    ChangeHash,
+    EnrolmentId,
+    GrantId,
+    Id,
+    MeshId,
+    NodeId,
+    TokenId,
+    mesh_id,
+    node_id,
+)
 
-KINDS = (NodeId, MeshId, BatchHash, GrantId, ChangeHash)
+KINDS = (NodeId, MeshId, BatchHash, GrantId, ChangeHash, TokenId, CertificateId, EnrolmentId)
 RAW = bytes(range(32))
 
 
 @pytest.mark.parametrize(
     "kind, prefix",
-    [(NodeId, "node"), (MeshId, "mesh"), (BatchHash, "batch"), (GrantId, "grant"), (ChangeHash, "change")],
+    [
+        (NodeId, "node"),
+        (MeshId, "mesh"),
+        (BatchHash, "batch"),
+        (GrantId, "grant"),
+        (ChangeHash, "change"),
+        (TokenId, "token"),
+        (CertificateId, "cert"),
+        (EnrolmentId, "enrol"),
+    ],
 )
 def test_the_text_of_an_identifier_names_its_kind_and_parses_back(kind: type[Id], prefix: str) -> None:
     text = str(kind(RAW))

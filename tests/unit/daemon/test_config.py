@@ -56,7 +56,7 @@ def test_all_tables_are_read() -> None:
         ("[listen]\nprot = 1", "config.unknown_key", "did you mean `listen.port`?"),
         ("[[peers]]\nadress = 'a:1'", "config.unknown_key", "did you mean `peers[0].address`?"),
         ("[limits]\nbatch_bytes = '1KiB'", "config.unknown_key", "limits.batch_bytes"),
-        ("zzz = 1", "config.unknown_key", "known here: control, data_dir"),
+        ("zzz = 1", "config.unknown_key", "known here: admission, control, data_dir"),
         ("[listen]\nport = 70000", "config.value", "listen.port"),
         ("[listen]\nport = '1'", "config.value", "expected `int`"),
         ("[sync]\nredial_max = 30", "config.value", "expected text with a unit"),

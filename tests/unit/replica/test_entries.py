@@ -7,15 +7,21 @@ import pytest
 from appliance.core import canonical
 from appliance.core.errors import X0tError
 from appliance.replica.entries import (
+    Action,
     AnnounceEntry,
     AttachEntry,
+    CertifyEntry,
     ChangeEntry,
     CheckpointEntry,
+    DecideEntry,
+    EnrolEntry,
     EntryBody,
     GrantEntry,
+    RetireEntry,
     RevokeEntry,
     SecretEntry,
     ThawEntry,
+    TokenEntry,
     make,
     parse,
 )
@@ -39,6 +45,11 @@ PROOF = b"p" * 64
         AttachEntry(A, PROOF, ("tls://gate-1.plant.example:7331", "quic://[fd00::1]:1"), relay=True),
         SecretEntry(1, A),
         SecretEntry(2**53, B),
+        TokenEntry(b"signed", "for line 1"),
+        RetireEntry(A, ""),
+        EnrolEntry(b"signed", b"signed, too"),
+        DecideEntry(A, Action.SUSPEND, "too noisy", "quiet-hours"),
+        CertifyEntry(b"signed", ""),
     ],
 )
 def test_a_body_reads_back_as_it_was_made(body: EntryBody) -> None:
@@ -74,6 +85,13 @@ def test_a_kind_of_a_newer_release_is_none_of_ours() -> None:
         pytest.param("secret", [0, A], id="a secret of epoch 0"),
         pytest.param("secret", [1, A + A], id="a secret too long"),
         pytest.param("secret", [1, b""], id="no secret"),
+        pytest.param("token", [b"x", "n" * 257], id="a long note"),
+        pytest.param("token", ["x", ""], id="a token as text"),
+        pytest.param("retire", [A[:-1], ""], id="a token's id too short"),
+        pytest.param("enrol", [b"x"], id="no request"),
+        pytest.param("decide", [A, "approve", "", ""], id="an action that is none"),
+        pytest.param("decide", [A, "ban", "", "r" * 257], id="a long rule"),
+        pytest.param("certify", [b"x", None], id="a rule that is no text"),
     ],
 )
 def test_what_does_not_have_the_form_of_its_kind_is_malformed(kind: str, fields: object) -> None:

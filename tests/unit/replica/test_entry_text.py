@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 import pytest
 
 from appliance.core import canonical
-from appliance.core.ids import BatchHash, GrantId, MeshId, NodeId
+from appliance.core.ids import BatchHash, CertificateId, EnrolmentId, GrantId, MeshId, NodeId, TokenId
+from appliance.core.prefix import address_text
+from appliance.core.yggdrasil import node_address
 from appliance.replica.entries import (
+    Action,
     AttachEntry,
+    CertifyEntry,
     CheckpointEntry,
+    DecideEntry,
+    EnrolEntry,
     EntryBody,
     GrantEntry,
+    RetireEntry,
     RevokeEntry,
     SecretEntry,
     ThawEntry,
+    TokenEntry,
     make,
 )
 from appliance.replica.entry_text import entry_json
+from appliance.trust.certificates import certificate_id
 from appliance.trust.grants import Role, grant_id
+from appliance.trust.tokens import Binding, token_id
+from tests.attach_rig import public
+from tests.sim import papers
 from tests.sim.world import FAR_MS, START_MS
+from tests.unit.replica.admission_site import open_door
 from tests.unit.replica.site import HELLO, Site
 
 A, B = bytes(32), b"b" * 32
@@ -51,8 +66,13 @@ def shown(entry: EntryBody | tuple[str, bytes]) -> object:
             {"key": B.hex(), "address": "201:7676:7676:7676:7676:7676:7676:7676", "uris": ["tls://h:1"], "relay": True},
         ),
         (SecretEntry(4, B), {"epoch": 4, "secret": "***"}),
+        (RetireEntry(B, "lost"), {"token": str(TokenId(B)), "reason": "lost"}),
+        (
+            DecideEntry(A, Action.BAN, "stolen", "r1"),
+            {"node": str(NodeId(A)), "action": "ban", "reason": "stolen", "rule": "r1"},
+        ),
     ],
-    ids=["announce", "revoke some", "revoke all", "thaw", "checkpoint", "attach", "secret"],
+    ids=["announce", "revoke some", "revoke all", "thaw", "checkpoint", "attach", "secret", "retire", "decide"],
 )
 def test_a_known_entry_is_shown_with_its_names(entry: EntryBody, expected: dict[str, object]) -> None:
     assert shown(entry) == expected
@@ -76,6 +96,58 @@ def test_a_grant_is_shown_with_who_gives_what_to_whom(site: Site) -> None:
     assert (by_authority["issuer"], by_authority["parent"]) == (str(MeshId(site.mesh.id)), None)
 
 
+def test_the_papers_of_an_admission_are_shown_without_anything_that_admits() -> None:
+    door = open_door()
+    secret = Binding("key", B)
+    token = papers.token(
+        door.mesh, door.bert, door.grants["bert"], (door.gate,), tags=("robot",), binding=secret, redeemer=door.gate
+    )
+    gate, rolf = str(NodeId(door.gate.id)), str(NodeId(door.rolf.id))
+    assert shown(TokenEntry(token, "line 1")) == {
+        "token": str(TokenId(token_id(token))),
+        "issuer": str(NodeId(door.bert.id)),
+        "grant": str(GrantId(grant_id(door.grants["bert"]))),
+        "gateways": [f"{gate}@10.0.0.1:7443"],
+        "redeemer": gate,
+        "tags": ["robot"],
+        "level": "none",
+        "uses": 1,
+        "binding": f"key:{B.hex()}",
+        "not_before_ms": START_MS,
+        "not_after_ms": FAR_MS,
+        "note": "line 1",
+    }
+    asked = papers.enrolment(token, door.rolf)
+    keys = {
+        "address": address_text(node_address(public("rolf"))),
+        "mesh_key": public("rolf").hex(),
+        "tunnel_key": hashlib.sha256(b"tunnel" + door.rolf.id).hexdigest(),
+    }
+    assert shown(EnrolEntry(token, papers.request(door.mesh, door.rolf, token))) == {
+        "enrolment": str(EnrolmentId(asked)),
+        "token": str(TokenId(token_id(token))),
+        "node": rolf,
+        "name": "rolf",
+        "created_ms": START_MS,
+        **keys,
+    }
+    blob = papers.certificate(door.mesh, door.bert, door.grants["bert"], door.rolf, enrolment=asked, tags=("robot",))
+    assert shown(CertifyEntry(blob, "by-night")) == {
+        "certificate": str(CertificateId(certificate_id(blob))),
+        "issuer": str(NodeId(door.bert.id)),
+        "subject": rolf,
+        "name": "rolf",
+        "tags": ["robot"],
+        "level": "none",
+        "not_before_ms": START_MS,
+        "not_after_ms": FAR_MS,
+        "grant": str(GrantId(grant_id(door.grants["bert"]))),
+        "enrolment": str(EnrolmentId(asked)),
+        "rule": "by-night",
+        **keys,
+    }
+
+
 def test_a_change_is_shown_with_what_it_sets(site: Site) -> None:
     change = shown(site.change(site.dora, site.emil, "red"))
     assert isinstance(change, dict)
@@ -96,7 +168,7 @@ def test_an_entry_of_an_unknown_kind_is_shown_as_it_is(body: canonical.Encodable
     assert shown(("of next year", canonical.encode(body))) == expected
 
 
-@pytest.mark.parametrize("kind", ["announce", "grant", "change", "of next year"])
+@pytest.mark.parametrize("kind", ["announce", "grant", "change", "token", "enrol", "certify", "of next year"])
 def test_what_cannot_be_read_is_shown_as_hex_with_a_bound(kind: str) -> None:
     assert shown((kind, b"\xff\x01")) == {"unreadable": "ff01"}
     assert shown((kind, b"\xff" * 65)) == {"unreadable": "ff" * 64 + "..."}

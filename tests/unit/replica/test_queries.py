@@ -197,7 +197,7 @@ def test_members_have_the_roles_that_are_in_force_now(mesh: Mesh, a: Member, b: 
         NodeView(b.id, "arm", ("admin", "member", "operator"), ("blue", "red"), (), "", False),
     ]
     assert membership.members(a.engine, mesh.now_ms) == sorted(expected, key=lambda view: view.node)
-    assert membership.tags(a.engine) == {b.id: ("blue", "red")}
+    assert {node: held.tags for node, held in membership.settings(a.engine).items()} == {b.id: ("blue", "red")}
     assert membership.names(a.engine) == {b.id: "arm"}
     assert [row.name for row in membership.nodes(a.engine)] == ["gateway"]
     assert [row.reason for row in queries.grants(a.engine, mesh.now_ms) if row.subject == b.id] == [""]
@@ -294,4 +294,4 @@ async def test_queries_answer_beside_the_writer(mesh: Mesh) -> None:
         assert [row.name for row in await ask.nodes()] == ["gateway"]
         assert [view.node for view in await ask.members()] == [a.id]
         assert len(await ask.grants()) == 1
-        assert (await ask.tags(), await ask.names()) == ({}, {})
+        assert await ask.names() == {}

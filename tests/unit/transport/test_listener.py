@@ -17,8 +17,9 @@ from appliance.core.ids import NodeId
 from appliance.core.limits import LIMITS, Limits
 from appliance.transport.address import Address
 from appliance.transport.channel import PqChannel
-from appliance.transport.listener import Listener, StreamHandler, peer_of
+from appliance.transport.listener import Listener, StreamHandler
 from appliance.transport.peers import PeerIdentity
+from appliance.transport.server import peer_of
 from appliance.transport.stream import SYNC_PATH, Stream
 from tests.unit.transport.manners import BAD_TLS, MLDSA, UNPARSED, UPGRADE, Manners, make_id
 from tests.unit.transport.rig import HOST, Echo, Node, listening, raw_client, refusal_of, until

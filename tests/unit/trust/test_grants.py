@@ -14,7 +14,6 @@ from appliance.core.errors import X0tError
 from appliance.core.ids import mesh_id, node_id
 from appliance.core.limits import Limits
 from appliance.trust.grants import (
-    FOREVER_MS,
     Grant,
     Role,
     active_at,
@@ -28,6 +27,7 @@ from appliance.trust.grants import (
     sign_grant,
 )
 from appliance.trust.pqc import provider
+from appliance.trust.signed import FOREVER_MS
 
 PROVIDER = provider("auto")
 VERIFY = PROVIDER.mldsa_verify
