@@ -10,9 +10,14 @@ import pytest
 import pytest_asyncio
 
 from appliance.core.errors import X0tError
+from appliance.core.limits import LIMITS
 from appliance.core.prefix import address_text, parse_address
 from appliance.netstack.nft import wire
+from appliance.netstack.nft.access import Access, Ground
+from appliance.netstack.nft.endings import Endings
+from appliance.netstack.nft.firewall import wall_clock_ms
 from appliance.netstack.nft.skeleton import Kind
+from appliance.netstack.nft.turns import Turns
 from appliance.policy.filter import Filter
 from tests.faults.firewall_child import NEW, OLD
 from tests.faults.firewall_faults import (
@@ -25,7 +30,7 @@ from tests.faults.firewall_faults import (
     where,
 )
 from tests.firewall_bench import FAULTS, Bench, at_once, standing, who_gets_through
-from tests.firewall_rig import FAR, LOW, MEMBERS, OTHER, OWN, KernelTalk, a_filter
+from tests.firewall_rig import FAR, LOW, MEMBERS, OTHER, OWN, TABLE, KernelTalk, a_filter
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -94,6 +99,23 @@ async def test_conversations_that_many_changes_left_are_all_ended_at_last(bench:
     assert len(await _tracked(bench)) == len(LEAVERS)
     bench.plan.arm(None)
     assert (await bench.firewall.apply(a_filter(peers={}))).ended == len(LEAVERS)
+
+
+async def test_each_change_has_a_second_look_for_what_comes_in_late(bench: Bench, talk: Talk) -> None:
+    await bench.firewall.apply(a_filter(inbound=[(MEMBERS, LOW)], peers=dict.fromkeys((FAR, OTHER), MEMBERS)))
+    access = Access(TABLE, LIMITS, Ground(bench.pair.connect, wall_clock_ms, lambda: False, lambda _: None))
+    endings = Endings(access, Turns(), lambda: Filter(own=OWN))  # by which nothing is allowed
+    endings.owe(a_filter(peers={FAR: MEMBERS}))
+    await asyncio.to_thread(endings.end)
+    endings.owe(a_filter(peers={OTHER: MEMBERS}))
+    await asyncio.to_thread(endings.end_late)  # of the first change; of the second it is the first look
+    late = talk(OTHER, LOW_PORT)
+    assert await late.ask()
+    late.close()
+    assert len(await _tracked(bench)) == 1
+    await asyncio.to_thread(endings.end_late)
+    assert await _tracked(bench) == []
+    endings.close()
 
 
 async def _tracked(bench: Bench) -> list[str]:

@@ -43,34 +43,34 @@ class Endings:
 
     def end(self) -> int:
         """End all that is owed; returns how many there were. Raises `firewall.conversations`, and owes it still."""
-        held = self._in_force()
-        if held is None or not self._due:
-            return 0
-        with self._owing:
-            due, self._due = self._due, ()
-        succeeded = False
-        try:
-            ended = self._end([Lookup(one) for one in due], Lookup(held))
-            succeeded = True
-        finally:
-            if not succeeded:
-                with self._owing:
-                    self._due = who_is_who(due, self._due, self._most)
-        self._again = who_is_who(self._again, due, self._most)
-        return ended
+        return self._end(())
 
     def end_late(self) -> None:
-        """A second look, for packets that had passed before the change and were on their way into the table."""
+        """A second look, for packets that had passed before a change and were on their way into the table."""
         again, self._again = self._again, ()
-        self.owe(*again)
-        self.end()
-        self._again = ()
+        self._end(again)
 
     def close(self) -> None:
         """End the socket."""
         self._access.close()
 
-    def _end(self, olds: Sequence[Lookup], new: Lookup) -> int:
+    def _end(self, again: Sequence[Filter]) -> int:
+        with self._owing:
+            due, self._due = self._due, ()
+        owed, held, is_done = who_is_who(again, due, self._most), self._in_force(), False
+        try:
+            if held is None or not owed:
+                return 0
+            ended = self._end_all([Lookup(one) for one in owed], Lookup(held))
+            is_done = True
+        finally:
+            if not is_done:
+                with self._owing:
+                    self._due = who_is_who(owed, self._due, self._most)
+        self._again = who_is_who(self._again, due, self._most)
+        return ended
+
+    def _end_all(self, olds: Sequence[Lookup], new: Lookup) -> int:
         access = self._access
         pace = self._turns.pace(Rank.ENDING, time.monotonic() + access.limits.firewall_patience_ms / 1000)
         return access.steadily(
