@@ -47,11 +47,11 @@ enrol = _command("mesh enrol")
 @with_session
 def enrolment(session: Session, give_up: bool) -> None:  # noqa: FBT001
     """Show how this node's own admission stands."""
-    found = session.client.get("/enrolment", Enrolment)
     if give_up:
-        session.client.send("DELETE", "/enrolment", None, type(None))
-        session.out.talk(f"{found.node} asks no more.")
+        ended = session.client.send("DELETE", "/enrolment", None, Enrolment)
+        session.out.done(ended, f"{ended.node} asks no more; it was {ended.state}.")
         return
+    found = session.client.get("/enrolment", Enrolment)
     rows: list[tuple[str, Cell]] = [
         ("node", found.node),
         ("mesh", found.mesh),

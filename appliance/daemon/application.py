@@ -27,6 +27,7 @@ class Application(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     version: Literal[1] = 1
     text: str  # of the token, or of its short form until the token was fetched
+    asked: str  # SHA-256 of the text that the person gave, in hex digits: that may be the short form for good
     name: str
     state: str = ASKING
     reason: str = ""  # an error key

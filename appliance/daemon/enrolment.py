@@ -8,6 +8,7 @@ killed at any step, it asks again and is told how it stands. It ends by itself o
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Awaitable, Callable
 from itertools import count
@@ -33,6 +34,7 @@ APPROVED: Final = "approved"
 OVER: Final = frozenset({REFUSED, APPROVED, "rejected", "revoked", "evicted", "banned"})  # nobody needs to ask again
 FINAL: Final = frozenset(  # what a gateway may say that no other gateway will see otherwise, and no later time
     {
+        "admission.code",
         "admission.device",
         "admission.keys",
         "admission.secret",
@@ -81,12 +83,13 @@ class Enrolment:
         """Ask with a token or its short form. The same one again changes nothing; raises `admission.exists`."""
         text = "".join(text.split())
         parse_credential(text)
+        asked = hashlib.sha256(text.encode()).hexdigest()
         known = self.application
         if known is not None and known.state not in OVER - {APPROVED}:
-            if known.text != text:
+            if text != known.text and asked != known.asked:
                 raise error("admission.exists", state=known.state)
             return
-        await self._keep(Application(text=text, name=name, since_ms=self._way.means.now_ms()))
+        await self._keep(Application(text=text, asked=asked, name=name, since_ms=self._way.means.now_ms()))
         self._restart()
 
     async def give_up(self) -> None:

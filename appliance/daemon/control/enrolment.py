@@ -59,9 +59,10 @@ class EnrolmentRoutes:
         return lines.response
 
     async def give_up(self, _request: web.Request) -> web.StreamResponse:
-        """Ask no more, and forget the token."""
+        """Ask no more, and forget the token; how it stood is the answer."""
+        record = await self._record()
         await self._node.enrolment.give_up()
-        return web.Response(status=204)
+        return reply(record)
 
     async def _record(self) -> Record:
         """Raises `admission.none` where this node asks for nothing and is in no mesh."""

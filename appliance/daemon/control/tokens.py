@@ -61,6 +61,8 @@ class TokenRoutes:
                 note=ask.note,
             )
         )
+        if mesh.desk is not None:
+            await mesh.desk.refresh()  # who is given the token may come at once
         ticket = parse_token(text)
         identity = str(TokenId(token_id(ticket.blob)))
         record = records.TokenMade(
